@@ -1,0 +1,26 @@
+#pragma once
+// Where parameters lie in a flat gradient buffer (parallel-runtime.md 5.2). One buffer per (layer, dtype, tp-summed or not).
+// Rank k of dp owns the k-th of dp equal parts regardless of parameter borders: it counts those elements in the norm, and
+// with ZeRO updates them. An internal cache: nothing persistent refers to it.
+#include <cstdint>
+#include <vector>
+
+#include "parallel/nn/shard.h"
+
+namespace strata {
+
+struct FlatSlot {
+  int64_t begin = 0, elements = 0;       // in the buffer
+};
+struct FlatLayout {
+  std::vector<FlatSlot> slots;           // one per parameter, in the order given
+  int64_t size = 0;                      // padded: a multiple of dp * 128
+  Range part(int index, int count) const { return {size / count * index, size / count * (index + 1)}; }
+};
+// Parameters start at multiples of 64 elements.
+FlatLayout make_flat_layout(const std::vector<int64_t>& elements, int dp);
+
+// What of parameter slot s lies in `part`: a range of the parameter's own elements (maybe empty).
+Range overlap(const FlatSlot& slot, const Range& part);
+
+}  // namespace strata

@@ -1,0 +1,76 @@
+#pragma once
+// Runs a model under a plan: builds this rank's layers, attaches storage, runs forward and backward over micro-batches,
+// reduces gradients. The optimizer and the trainer see only this.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/batch.h"
+#include "parallel/comm/pool.h"
+#include "parallel/engine/weight_source.h"
+#include "parallel/nn/model_spec.h"
+#include "parallel/plan/plan.h"
+
+namespace strata {
+
+struct StepLoss {
+  double loss_sum = 0;          // natural logarithm, this rank's share: sum over the job gives the step's
+  int64_t counted = 0;          // labels that carry loss, this rank's share
+  int64_t correct = 0;          // arg-max predictions that were right; forward_only, this rank's share
+};
+
+// A slice of one parameter that this rank updates, and what of it this rank counts in the norm.
+struct OwnedSlice {
+  Parameter* parameter = nullptr;
+  Range update;                 // of the local part's flat elements
+  Range norm;                   // within the local part; each logical element is in exactly one rank's norm range
+};
+
+struct ManagerOptions {
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  uint64_t seed = 0;
+  int64_t vocabulary_unit = 128;
+};
+
+class ParallelManager {
+ public:
+  // Collective over pool.job(). The plan must have passed check_plan.
+  static std::unique_ptr<ParallelManager> build(std::shared_ptr<const ModelSpec> spec, const Plan& plan, CommPool& pool,
+                                                const ManagerOptions& options);
+  virtual ~ParallelManager() = default;
+
+  virtual const ModelSpec& spec() const = 0;
+  virtual const Plan& plan() const = 0;
+  virtual CommPool& pool() = 0;
+
+  // Rows of global micro-batch m that this rank must be given: numbers within the global batch.
+  virtual Range rows_needed(int64_t microbatch) const = 0;
+
+  // Collective. Fills every parameter from a source.
+  virtual void load_weights(const WeightSource& source) = 0;
+
+  // Collective. One Batch per micro-batch, holding rows_needed(m). Gradients of every parameter are complete (summed over
+  // tp, micro-batches and dp) when this returns, multiplied by 2^-loss_exponent.
+  virtual StepLoss forward_backward(std::span<const Batch> microbatches) = 0;
+  virtual StepLoss forward_only(std::span<const Batch> microbatches) = 0;
+  // Collective. [B, T, V] for rows given whole to every rank (every rank passes the same rows), no gradient.
+  virtual Tensor logits(const Batch& batch) = 0;
+
+  // k of the scale 2^-k put on the loss: round(log2(tokens per step)).
+  virtual int loss_exponent() const = 0;
+
+  virtual std::span<Parameter* const> parameters() = 0;         // of this rank, shared ones once, in layer order
+  virtual std::span<const OwnedSlice> owned_slices() const = 0;
+  virtual int64_t logical_elements() const = 0;                 // of the whole model, for the audit
+  // Seconds spent waiting for gradient reductions in the last forward_backward.
+  virtual double exposed_reduction_s() const = 0;
+
+  virtual void weights_changed() = 0;                           // Collective; after an optimizer step or load
+  virtual int64_t buffer_bytes() const = 0;                     // gradient buffers
+};
+
+}  // namespace strata

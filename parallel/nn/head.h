@@ -1,0 +1,37 @@
+#pragma once
+// The last layer: final norm, vocabulary-cut projection, cross entropy. Logits of a chunk of tokens at a time are held,
+// never [tokens, vocabulary]; the gradient is formed in the forward pass and scaled in the backward.
+#include "core/ops/cross_entropy.h"
+#include "parallel/nn/module.h"
+
+namespace strata {
+
+struct HeadOptions {
+  enum class Norm { None, Rms, Layer };
+  Norm norm = Norm::Rms;
+  std::string norm_name = "model.norm";
+  double norm_eps = 1e-5;
+  std::string weight_name = "lm_head.weight";  // the embedding's name when tied
+  bool tied = false;
+  double init_std = 0.02;
+  ops::CrossEntropyOptions loss;
+  int64_t chunk_tokens = 1024;
+};
+
+class HeadLayer final : public Layer {
+ public:
+  HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options, const ParallelLayout& layout);
+  Tensor forward(const Tensor& x, const Batch& batch) override;   // [2]: loss sum, correct
+  // [B, T, V] of the whole vocabulary on every tp rank, no gradient. Collective over tp.
+  Tensor logits(const Tensor& x);
+
+ private:
+  Tensor normalise(const Tensor& x) const;
+  int64_t vocabulary_;
+  HeadOptions options_;
+  RmsNorm rms_;
+  LayerNorm layer_;
+  Tensor weight_;
+};
+
+}  // namespace strata

@@ -1,0 +1,45 @@
+#pragma once
+// The plan's answer for one layer on one rank: communicators and a few numbers, handed to the layer's constructor.
+// A cheap value; nothing is global.
+#include <cstdint>
+#include <memory>
+
+#include "core/tensor.h"
+#include "parallel/comm/communicator.h"
+#include "parallel/plan/plan.h"
+
+namespace strata {
+
+class ParallelLayout {
+ public:
+  struct Parts {
+    LayerStrategy strategy;
+    Communicator* tp = nullptr;      // nullptr: a group of one
+    Communicator* dp = nullptr;
+    uint16_t layer = 0;              // for Site
+    at::Device device = at::kCPU;
+    at::ScalarType dtype = at::kFloat;
+    uint64_t seed = 0;
+    int64_t vocabulary_unit = 128;   // granularity of the vocabulary cut
+  };
+  explicit ParallelLayout(const Parts& parts);
+  // One process. device = at::kMeta builds a model without storage (plan checks, parameter counts).
+  static ParallelLayout serial(at::Device device = at::kCPU, at::ScalarType dtype = at::kFloat, uint64_t seed = 0);
+
+  const LayerStrategy& strategy() const noexcept { return parts_.strategy; }
+  Communicator& tp() const noexcept { return *parts_.tp; }
+  Communicator& dp() const noexcept { return *parts_.dp; }
+  int tp_index() const noexcept { return parts_.tp->rank(); }
+  int tp_size() const noexcept { return parts_.tp->size(); }
+  at::Device device() const noexcept { return parts_.device; }
+  at::ScalarType dtype() const noexcept { return parts_.dtype; }
+  uint64_t seed() const noexcept { return parts_.seed; }
+  int64_t vocabulary_unit() const noexcept { return parts_.vocabulary_unit; }
+  Site site(SiteOp op) const noexcept { return {parts_.layer, op}; }
+
+ private:
+  Parts parts_;
+  std::shared_ptr<Communicator> self_;   // stands in for missing groups
+};
+
+}  // namespace strata

@@ -1,0 +1,17 @@
+#pragma once
+// Feed-forward regions shared by the families.
+#include "parallel/nn/module.h"
+
+namespace strata {
+
+// down(silu(gate(x)) * up(x)); names gate_proj, up_proj, down_proj.
+class SwigluMlp final : public Region {
+ public:
+  SwigluMlp(int64_t dim, int64_t ffn_dim, double init_std, bool bias, const ParallelLayout& layout);
+  Tensor forward(const Tensor& x_BTD, const Batch& batch) override;
+
+ private:
+  Linear gate_, up_, down_;
+};
+
+}  // namespace strata

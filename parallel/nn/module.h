@@ -1,0 +1,172 @@
+#pragma once
+// What models are written in. A module declares parameters by logical size and cut; forward is serial-looking code.
+//
+//   Module   named parameters and children
+//   Layer    what the planner plans and the engine runs: forward(x, batch)
+//   Region   from a whole residual-stream input to ONE partial sum; its operator() adds the collectives
+//
+// Boundary rule (Region::operator()):            enter fwd    enter bwd          exit fwd        exit bwd
+//   tp = 1                                       nothing      nothing            nothing         nothing
+//   tp > 1                                       identity     all_reduce(dx)     all_reduce(y)   identity
+//   tp > 1, sequence_parallel                    all_gather   reduce_scatter     reduce_scatter  all_gather   (time)
+// Gradient rule: sum_grad_over_tp = trainable && !cut && tp > 1 && (sequence_parallel || (inside a Region && not added
+// after its exit)). Both are applied by the library; authors set neither. A bias on a split_in linear is added once,
+// after the exit, by the Region.
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/batch.h"
+#include "core/ops/dropout.h"
+#include "parallel/nn/layout.h"
+#include "parallel/nn/parameter.h"
+
+namespace strata {
+
+struct ParamOptions {
+  ParamKind kind = ParamKind::Vector;
+  MatrixView view = MatrixView::Whole;
+  bool trainable = true;
+  bool fp32 = false;
+  bool weight_decay = true;
+  double lr_scale = 1.0;
+};
+
+struct LinearOptions {
+  bool bias = false;
+  double init_std = 0.02;
+  Init bias_init = Init::zeros();
+  ParamKind kind = ParamKind::Matrix;
+  MatrixView view = MatrixView::Whole;
+};
+
+// y = x W^T + b with W [out, in]; a value handle on parameters of the module that made it.
+class Linear {
+ public:
+  Linear() = default;
+  Linear(Tensor weight, Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {}
+  Tensor operator()(const Tensor& x) const;
+  const Tensor& weight() const { return weight_; }
+
+ private:
+  Tensor weight_, bias_;       // bias undefined: none, or added after the region's exit
+};
+
+// Normalisations over the whole (uncut) last dimension.
+class RmsNorm {
+ public:
+  RmsNorm() = default;
+  RmsNorm(Tensor weight, double eps) : weight_(std::move(weight)), eps_(eps) {}
+  Tensor operator()(const Tensor& x) const;
+
+ private:
+  Tensor weight_;
+  double eps_ = 0;
+};
+class LayerNorm {
+ public:
+  LayerNorm() = default;
+  LayerNorm(Tensor weight, Tensor bias, double eps) : weight_(std::move(weight)), bias_(std::move(bias)), eps_(eps) {}
+  Tensor operator()(const Tensor& x) const;
+
+ private:
+  Tensor weight_, bias_;
+  double eps_ = 0;
+};
+
+class Module {
+ public:
+  virtual ~Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  const ParallelLayout& layout() const noexcept { return layout_; }
+
+  struct Owned {
+    Parameter* parameter;
+    bool in_region;              // below a Region
+    bool after_exit;             // a bias that the Region adds after its exit
+  };
+  // All parameters below this module in declaration order; names get `prefix`. Called once by the engine.
+  std::vector<Owned> collect(const std::string& prefix);
+
+ protected:
+  explicit Module(const ParallelLayout& layout);
+
+  // Declares a parameter; the returned handle is filled when the engine attaches storage.
+  Tensor param(const std::string& name, Shape logical, ShardSpec shard, Init init, ParamOptions options = {});
+  Linear linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard = replicated(),
+                LinearOptions options = {});
+  RmsNorm rms_norm(const std::string& name, int64_t width, double eps);
+  LayerNorm layer_norm(const std::string& name, int64_t width, double eps);
+  template <class M, class... Args>
+  std::shared_ptr<M> add(const std::string& name, Args&&... args) {
+    auto child = std::make_shared<M>(std::forward<Args>(args)...);
+    children_.emplace_back(name, child);
+    return child;
+  }
+  // Dropout of residual-stream values [B, T, D]; `site` names it within this module.
+  Tensor dropout(const std::string& site, const Tensor& x_BTD, double prob, const Batch& batch) const;
+  // This module's full name once collected ("model.layers.3.self_attn"); the prefix of dropout streams.
+  const std::string& full_name() const noexcept { return full_name_; }
+
+  std::vector<Tensor> exit_biases_;
+
+ private:
+  friend class Region;
+  void collect_into(std::vector<Owned>& out, const std::string& prefix, bool in_region);
+  virtual bool is_region() const noexcept { return false; }
+
+  ParallelLayout layout_;
+  std::string full_name_;
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::vector<bool> after_exit_;
+  std::vector<std::pair<std::string, std::shared_ptr<Module>>> children_;
+};
+
+class Layer : public Module {
+ public:
+  // x: the previous layer's output for this rank's rows (undefined for the first layer, which reads batch.tokens). The
+  // last layer returns [2] in the accumulate dtype: {sum of the losses of counted labels, correct predictions}; the second
+  // is counted only without gradients (evaluation).
+  virtual Tensor forward(const Tensor& x, const Batch& batch) = 0;
+  virtual void weights_changed() {}     // Collective over tp; after every optimizer step or load
+
+ protected:
+  using Module::Module;
+};
+
+// Differentiable collectives over tp for the rare region that needs one inside.
+class TensorParallelOps {
+ public:
+  explicit TensorParallelOps(const ParallelLayout& layout) : layout_(layout) {}
+  int size() const noexcept { return layout_.tp_size(); }
+  int index() const noexcept { return layout_.tp_index(); }
+  Tensor all_reduce(const Tensor& x) const;                 // sum forward, sum backward
+  Tensor all_gather(const Tensor& x, int64_t dim) const;    // backward: reduce_scatter
+  Tensor reduce_scatter(const Tensor& x, int64_t dim) const;
+
+ private:
+  ParallelLayout layout_;
+};
+
+class Region : public Layer {
+ public:
+  Tensor operator()(const Tensor& x, const Batch& batch);   // enter, forward, exit, exit biases
+
+ protected:
+  using Layer::Layer;
+  TensorParallelOps tp() const { return TensorParallelOps(layout()); }
+  // Number of the first of `local` equal units (heads) this rank holds; for dropout masks of cut features.
+  int64_t first_unit(int64_t local) const noexcept { return local * layout().tp_index(); }
+
+ private:
+  bool is_region() const noexcept override { return true; }
+};
+
+// The two boundary conversions, also used by the embedding and the head.
+Tensor region_enter(const Tensor& x, const ParallelLayout& layout);
+Tensor region_exit(const Tensor& partial, const ParallelLayout& layout, SiteOp op = SiteOp::RegionExit);
+
+}  // namespace strata
