@@ -1,4 +1,5 @@
 // The definition of causal attention with plain ops, and its layout-free dropout mask.
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
@@ -31,7 +32,7 @@ Tensor visible_pairs(const Tensor& segments_BT, int64_t T, at::Device device) {
 Tensor dropout_factors(const AttentionDropout& dropout, int64_t B, int64_t H, int64_t T, at::ScalarType dtype,
                        at::Device device) {
   const auto threshold = static_cast<uint64_t>(std::floor(dropout.prob * 4294967296.0));
-  const auto kept = static_cast<float>(1.0 / (1.0 - dropout.prob));
+  const double kept = 1.0 / (1.0 - dropout.prob);
   const int64_t total_heads = dropout.total_heads == 0 ? H : dropout.total_heads;
   const Rng rng(dropout.seed, "dropout", dropout.name);
   Tensor keep = at::empty({B, H, T, T}, at::TensorOptions().dtype(at::kDouble));
@@ -42,11 +43,10 @@ Tensor dropout_factors(const AttentionDropout& dropout, int64_t B, int64_t H, in
       const int64_t plane = (dropout.first_row + b) * total_heads + dropout.first_head + h;
       rng.fill_dropout_words(static_cast<uint64_t>(plane * T * T), T * T, dropout.step, words.data());
       for (const uint32_t word : words) {
-        *out++ = word >= threshold ? 1.0 / (1.0 - dropout.prob) : 0.0;
+        *out++ = word >= threshold ? kept : 0.0;
       }
     }
   }
-  static_cast<void>(kept);
   return keep.to(device, dtype);
 }
 

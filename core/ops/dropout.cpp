@@ -1,5 +1,6 @@
 #include "core/ops/dropout.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
 #include <cmath>

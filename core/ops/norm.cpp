@@ -1,5 +1,7 @@
 #include "core/ops/norm.h"
 
+#include <ATen/TensorOperators.h>
+
 namespace strata::ops {
 
 Tensor rms_norm_composite(const Tensor& x, const Tensor& weight_D, double eps) {
