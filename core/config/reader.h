@@ -3,8 +3,9 @@
 // whole input, so that a user sees all of them at once.
 //
 // Grammar: "[section]", "key = value", comments from '#' or ';' at the start of a line or after white space; a value
-// may be quoted with "..." to keep '#', ';' or outer spaces (inside, \" \\ \n \t stand for themselves). Sections may be repeated, keys may not. Dotted sections
-// ("[optim.aux]") and dotted keys are the same thing as nested sections.
+// may be quoted with "..." to keep '#', ';' or outer spaces (details: core/config/ini.h). Sections may be repeated,
+// keys may not. Dotted sections ("[optim.aux]") and dotted keys are the same thing as nested sections. A section may
+// be visited more than once; its problems are reported once.
 // Numbers take suffixes: k, M, G (10^3..) and KiB, MiB, GiB for integers; s, m, h, d for times in seconds.
 // Precedence: command line, file, default.
 #include <map>
