@@ -31,6 +31,7 @@ struct Transfer {
 };
 
 class OpLog;           // parallel/comm/op_log.h
+struct CommOperation;  // parallel/comm/operation.h: what is being issued, for backends
 
 class Communicator {
  public:
@@ -91,18 +92,27 @@ class Communicator {
   virtual std::unique_ptr<Communicator> do_subgroup(std::vector<int> members, std::string name) = 0;   // ranks of this
   virtual Tensor do_allocate(int64_t elements, at::ScalarType dtype) = 0;
 
-  OpLog* op_log() const noexcept { return op_log_.get(); }
+  // May be null. A backend whose operation is not complete when do_* returns calls done() for each of its records later.
+  const std::shared_ptr<OpLog>& op_log() const noexcept { return op_log_; }
+  // The operation being issued; valid inside do_*.
+  const CommOperation& current() const noexcept { return *current_; }
 
  private:
-  struct Operation;
-  Work issue(const Operation& operation);
+  template <class Run>
+  Work issue(CommOperation& operation, bool trivial, Run&& run);
+  void compare_with_members(const CommOperation& operation);
+  void check_tensor(const char* op, const char* what, const Tensor& tensor) const;
+  void check_pair(const char* op, const Tensor& out, const Tensor& in, int64_t out_times, int64_t in_times) const;
 
   std::vector<int> ranks_;
   int rank_;
   std::string name_;
-  uint64_t sequence_ = 0, hash_ = 0;
+  uint64_t sequence_ = 0, hash_ = 0, exchanges_ = 0;
+  std::vector<uint64_t> sent_bytes_, received_bytes_;   // by peer, for the flight record
   Check check_ = Check::Off;
   std::shared_ptr<OpLog> op_log_;
+  uint32_t log_id_ = 0;
+  const CommOperation* current_ = nullptr;
 };
 
 // One process.

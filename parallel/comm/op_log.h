@@ -23,7 +23,10 @@ class OpLog {
 
   uint32_t add_communicator(const std::string& name, const std::vector<int>& ranks);   // returns its id
   void set_layer_names(const std::vector<std::string>& names);
+  std::string site_text(Site site) const;       // "model.layers.7 region_exit"
 
+  // For Exchange: peer = rank in the communicator, reduce = 0 sent, 1 received, sequence = exchanges of this rank on this
+  // communicator, signature = bytes sent to or received from that peer there so far, this operation included.
   struct Start {
     uint32_t comm;
     uint64_t sequence;
@@ -35,7 +38,8 @@ class OpLog {
     uint64_t signature;
   };
   uint64_t posted(const Start& start);          // returns the record's index for done()
-  void done(uint64_t index);
+  void waiting(uint64_t index);                 // its caller is now blocked until it is done
+  void done(uint64_t index);                    // from any thread; again is harmless
 
   // Heartbeat: what this rank is doing, for reports ("step 12, forward").
   void set_phase(const char* phase, int64_t step, int microbatch = -1);
@@ -51,14 +55,19 @@ struct OpRecord {
   std::string communicator, op, site, phase;
   std::vector<int> members;
   uint64_t count = 0, bytes = 0, signature = 0;
+  std::string dtype, reduce;
+  int peer = -1;                                // root, or the other side of an exchange (rank in the communicator)
+  bool receive = false;                         // exchange: this rank receives
   int64_t step = -1;
+  int microbatch = -1;
+  bool waiting = true;                          // false: posted, and its caller has not waited for it yet
   bool done = false;
   double age_s = 0;                             // since it was posted
 };
 struct FlightRecord {
   int rank = 0, world = 1;
   int64_t pid = 0;
-  std::string phase;
+  std::string host, phase;
   int64_t step = -1;
   double heartbeat_age_s = 0;
   std::vector<OpRecord> records;                // oldest first

@@ -30,6 +30,7 @@ class CommPool {
  private:
   std::unique_ptr<Communicator> job_;
   std::map<std::vector<int>, std::unique_ptr<Communicator>> groups_;
+  std::vector<Communicator*> order_;    // of creation
 };
 
 }  // namespace strata
