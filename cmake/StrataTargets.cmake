@@ -1,4 +1,5 @@
-# strata_library(name DEPS ...): one shared library per top folder; its sources are all .cpp files below the folder.
+# strata_library(name DEPS ...): one shared library per top folder; its sources are all .cpp files below the folder
+# and, with CUDA, all .cu files.
 # Backend twins: of <x>.cpp and no_<x>.cpp (feature switched off) exactly one is compiled; EXCLUDE lists the other.
 function(strata_library name)
   cmake_parse_arguments(ARG "" "" "DEPS;LINK;EXCLUDE" ${ARGN})
@@ -6,6 +7,10 @@ function(strata_library name)
   foreach(pattern ${ARG_EXCLUDE})
     list(FILTER sources EXCLUDE REGEX "${pattern}")
   endforeach()
+  if(STRATA_CUDA_FOUND)
+    file(GLOB_RECURSE device_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/${name}/*.cu")
+    list(APPEND sources ${device_sources})
+  endif()
   add_library(strata_${name} SHARED ${sources})
   add_library(strata::${name} ALIAS strata_${name})
   target_include_directories(strata_${name} PUBLIC
