@@ -20,7 +20,7 @@ struct Options {
   int rank = 0;
   int world = 1;
   bool all_ranks = false;       // log.ranks = all: every rank prints Info; else rank 0 only (Warn and Error: every rank)
-  std::string file;             // logs/rank-N.log, empty: none; gets every rank's lines whatever all_ranks says
+  std::string file = {};        // logs/rank-N.log, empty: none; gets every rank's lines whatever all_ranks says
 };
 
 class Logger {
