@@ -1,21 +1,26 @@
 # strata_library(name DEPS ...): one shared library per top folder; its sources are all .cpp files below the folder
 # and, with CUDA, all .cu files.
-# Backend twins: of <x>.cpp and no_<x>.cpp (feature switched off) exactly one is compiled; EXCLUDE lists the other.
+# Backend twins: of <x>.cpp and no_<x>.cpp (feature switched off) exactly one is compiled. EXCLUDE: patterns of
+# further sources that do not belong to the library.
 function(strata_library name)
   cmake_parse_arguments(ARG "" "" "DEPS;LINK;EXCLUDE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/${name}/*.cpp")
-  foreach(pattern ${ARG_EXCLUDE})
+  foreach(pattern ${STRATA_EXCLUDED_TWINS} ${ARG_EXCLUDE})
     list(FILTER sources EXCLUDE REGEX "${pattern}")
   endforeach()
   if(STRATA_CUDA_FOUND)
     file(GLOB_RECURSE device_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/${name}/*.cu")
     list(APPEND sources ${device_sources})
   endif()
+  if(NOT sources)
+    file(WRITE "${CMAKE_BINARY_DIR}/empty_${name}.cpp" "")
+    set(sources "${CMAKE_BINARY_DIR}/empty_${name}.cpp")
+  endif()
   add_library(strata_${name} SHARED ${sources})
   add_library(strata::${name} ALIAS strata_${name})
   target_include_directories(strata_${name} PUBLIC
     $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<INSTALL_INTERFACE:include/strata>)
-  target_link_libraries(strata_${name} PUBLIC ${ARG_DEPS} PRIVATE ${ARG_LINK} strata_flags)
+  target_link_libraries(strata_${name} PUBLIC ${ARG_DEPS} PRIVATE ${ARG_LINK} strata_cuda strata_flags)
   set_target_properties(strata_${name} PROPERTIES EXPORT_NAME ${name} UNITY_BUILD ${STRATA_UNITY} UNITY_BUILD_BATCH_SIZE 8)
 endfunction()
 
