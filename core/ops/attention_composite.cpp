@@ -4,12 +4,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 
-#include <cmath>
 #include <limits>
-#include <vector>
 
 #include "core/ops/attention.h"
 #include "core/ops/attention_mask.h"
+#include "core/ops/dropout_cpu.h"
 #include "core/rng.h"
 
 namespace strata::ops {
@@ -31,20 +30,20 @@ Tensor visible_pairs(const Tensor& segments_BT, int64_t T, at::Device device) {
 // Factors 0 or 1 / (1 - prob), [B, H, T, T].
 Tensor dropout_factors(const AttentionDropout& dropout, int64_t B, int64_t H, int64_t T, at::ScalarType dtype,
                        at::Device device) {
-  const auto threshold = static_cast<uint64_t>(std::floor(dropout.prob * 4294967296.0));
-  const double kept = 1.0 / (1.0 - dropout.prob);
   const int64_t total_heads = dropout.total_heads == 0 ? H : dropout.total_heads;
+  if (device.is_meta()) {
+    return at::empty({B, H, T, T}, at::TensorOptions().dtype(dtype).device(device));
+  }
   const Rng rng(dropout.seed, "dropout", dropout.name);
-  Tensor keep = at::empty({B, H, T, T}, at::TensorOptions().dtype(at::kDouble));
-  double* out = keep.data_ptr<double>();
-  std::vector<uint32_t> words(static_cast<size_t>(T * T));
+  Tensor keep = at::empty({B, H, T, T}, at::TensorOptions().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat));
   for (int64_t b = 0; b < B; ++b) {
-    for (int64_t h = 0; h < H; ++h) {
-      const int64_t plane = (dropout.first_row + b) * total_heads + dropout.first_head + h;
-      rng.fill_dropout_words(static_cast<uint64_t>(plane * T * T), T * T, dropout.step, words.data());
-      for (const uint32_t word : words) {
-        *out++ = word >= threshold ? kept : 0.0;
-      }
+    // The heads of one row have adjacent numbers.
+    const auto first = static_cast<uint64_t>(((dropout.first_row + b) * total_heads + dropout.first_head) * T * T);
+    const Tensor row = keep[b];
+    if (dtype == at::kDouble) {
+      dropout_cpu::keep_factors(rng, first, H * T * T, dropout.step, dropout.prob, row.mutable_data_ptr<double>());
+    } else {
+      dropout_cpu::keep_factors(rng, first, H * T * T, dropout.step, dropout.prob, row.mutable_data_ptr<float>());
     }
   }
   return keep.to(device, dtype);

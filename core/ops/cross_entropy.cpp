@@ -10,6 +10,8 @@
 #include <limits>
 
 #include "core/batch.h"
+#include "core/ops/cpu_rows.h"
+#include "core/ops/cross_entropy_cpu.h"
 
 namespace strata::ops {
 
@@ -29,6 +31,9 @@ LocalTargets local_targets(const Tensor& targets_N, int64_t first_column, int64_
 
 Tensor row_max(const Tensor& logits_NV) {
   const at::NoGradGuard no_grad;
+  if (has_cpu_kernel(logits_NV)) {
+    return cross_entropy_cpu::row_max(logits_NV);
+  }
   const auto acc = accumulate_dtype(logits_NV.scalar_type());
   if (logits_NV.size(1) == 0) {
     return at::full({logits_NV.size(0)}, -std::numeric_limits<double>::infinity(), logits_NV.options().dtype(acc));
@@ -39,6 +44,9 @@ Tensor row_max(const Tensor& logits_NV) {
 Tensor exp_sums(const Tensor& logits_NV, const Tensor& max_N, const Tensor& targets_N, int64_t first_column,
                 bool smoothing) {
   const at::NoGradGuard no_grad;
+  if (has_cpu_kernel(logits_NV)) {
+    return cross_entropy_cpu::exp_sums(logits_NV, max_N, targets_N, first_column, smoothing);
+  }
   const Tensor shifted = logits_NV.to(max_N.scalar_type()) - max_N.unsqueeze(1);
   Tensor target = at::zeros_like(max_N);
   if (logits_NV.size(1) > 0) {
@@ -68,6 +76,10 @@ void cross_entropy_backward_(const Tensor& logits_NV, const Tensor& sums_3N, con
   const at::NoGradGuard no_grad;
   const int64_t V = logits_NV.size(1);
   if (logits_NV.numel() == 0) {
+    return;
+  }
+  if (has_cpu_kernel(logits_NV)) {
+    cross_entropy_cpu::backward_(logits_NV, sums_3N, max_N, targets_N, first_column, vocabulary, options);
     return;
   }
   const double alpha = options.label_smoothing;
