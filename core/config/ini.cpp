@@ -164,7 +164,7 @@ IniLine parse_ini_line(std::string_view line) {
 
 bool parse_ini_list(std::string_view value, std::vector<std::string>& elements) {
   elements.clear();
-  if (trim(value).empty()) return true;
+  if (value.find_first_not_of(" \t") == std::string_view::npos) return true;
   std::string element;
   size_t kept = 0;   // length of the element without white space at its end
   for (size_t i = 0; i <= value.size(); ++i) {

@@ -24,6 +24,15 @@ std::string shown(const Json& value) {
   return value.dump();
 }
 
+// "config.json:3, column 14" of byte number `byte`, counted from 1.
+std::string place(const std::string& text, size_t byte, const std::string& name) {
+  const size_t at = std::min(byte > 0 ? byte - 1 : 0, text.size());
+  const auto begin = text.begin(), end = begin + static_cast<std::ptrdiff_t>(at);
+  const size_t start = at == 0 ? std::string::npos : text.rfind('\n', at - 1);
+  const size_t column = start == std::string::npos ? at + 1 : at - start;
+  return cat(name, ':', std::count(begin, end, '\n') + 1, ", column ", column);
+}
+
 std::string joined(const std::string& prefix, std::string_view key) {
   return prefix.empty() ? std::string(key) : cat(prefix, '.', key);
 }
@@ -95,8 +104,10 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
   Impl(const std::string& text, const std::string& name) : name_(name) {
     try {
       root_ = Json::parse(text);
-    } catch (const Json::exception& error) {
-      throw ConfigError(name, "text that is no JSON", "a JSON object", cat(" (", error.what(), ")"));
+    } catch (const Json::parse_error& error) {
+      throw ConfigError(json_reader_detail::place(text, error.byte, name), "text that is no JSON", "a JSON object");
+    } catch (const Json::exception&) {
+      throw ConfigError(name, "a number that no double can hold", "a JSON object");
     }
     if (!root_.is_object()) throw ConfigError(name, json_reader_detail::shown(root_), "a JSON object");
     path_.push_back({&root_, {}});
@@ -207,7 +218,9 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
       return;
     }
     std::string hint;
-    if (json->is_string()) hint = did_you_mean(json->get_ref<const std::string&>(), allowed.choices);
+    if constexpr (std::is_same_v<Target, std::string>) {
+      if (json->is_string()) hint = did_you_mean(json->get_ref<const std::string&>(), allowed.choices);
+    }
     report(problem_text(json_reader_detail::joined(path_.back().second, key), json_reader_detail::shown(*json), text,
                         hint));
   }

@@ -36,13 +36,18 @@ bool fits(const Allowed<T>& allowed, const T& value) {
   return !allowed.accepts || allowed.accepts(value);
 }
 
+// On failure `culprit` becomes the element that does not fit.
 template <class T, class ParseElement>
-bool parse_elements(const std::string& text, const Allowed<T>& allowed, std::vector<T>& out, ParseElement parse) {
+bool parse_elements(const std::string& text, const Allowed<T>& allowed, std::vector<T>& out, std::string& culprit,
+                    ParseElement parse) {
   std::vector<std::string> elements;
   if (!parse_ini_list(text, elements)) return false;
   for (const std::string& element : elements) {
     T value{};
-    if (!parse(element, value) || !fits(allowed, value)) return false;
+    if (!parse(element, value) || !fits(allowed, value)) {
+      culprit = element;
+      return false;
+    }
     out.push_back(std::move(value));
   }
   return true;
@@ -145,7 +150,7 @@ void ConfigReader::add_override(const std::string& key, const std::string& value
 
 const std::string* ConfigReader::peek(const std::string& key) {
   known_.insert(key);
-  known_sections_.insert(reader_detail::section_of(key));
+  if (std::string section = reader_detail::section_of(key); !section.empty()) known_sections_.insert(std::move(section));
   const auto entry = entries_.find(key);
   if (entry == entries_.end()) return nullptr;
   entry->second.used = true;
@@ -183,37 +188,40 @@ void ConfigReader::read(std::string_view key, T& value, const std::string& allow
   const ConfigEntry* entry = find(key);
   if (entry == nullptr) return;
   T parsed{};
-  if (parse(entry->value, parsed)) {
+  std::string culprit = entry->value;
+  if (parse(entry->value, parsed, culprit)) {
     value = std::move(parsed);
     return;
   }
-  const bool number = !std::is_same_v<T, std::string> && reader_detail::is_number(entry->value);
+  const bool number = !std::is_same_v<T, std::string> && reader_detail::is_number(culprit);
+  std::string given = number ? culprit : shown_value(culprit);
+  if (culprit != entry->value) given += cat(" in ", shown_value(entry->value));
   const std::string name = starts_with(entry->where, reader_detail::kOverride)
                                ? entry->where
                                : cat(entry->where, ": ", full_key(key));
-  report(problem_text(name, number ? entry->value : shown_value(entry->value), allowed,
-                      did_you_mean(entry->value, choices)));
+  report(problem_text(name, given, allowed, did_you_mean(culprit, choices)));
 }
 
 void ConfigReader::field(std::string_view key, bool& value, std::string_view) {
-  read(key, value, reader_detail::kBool, {}, parse_bool);
+  read(key, value, reader_detail::kBool, {},
+       [](const std::string& text, bool& out, std::string&) { return parse_bool(text, out); });
 }
 
 void ConfigReader::field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed, std::string_view) {
-  read(key, value, allowed.text, {}, [&](const std::string& text, int64_t& out) {
+  read(key, value, allowed.text, {}, [&](const std::string& text, int64_t& out, std::string&) {
     return parse_integer(text, out) && reader_detail::fits(allowed, out);
   });
 }
 
 void ConfigReader::field(std::string_view key, double& value, const Allowed<double>& allowed, std::string_view) {
-  read(key, value, allowed.text, {}, [&](const std::string& text, double& out) {
+  read(key, value, allowed.text, {}, [&](const std::string& text, double& out, std::string&) {
     return parse_number(text, out) && reader_detail::fits(allowed, out);
   });
 }
 
 void ConfigReader::field(std::string_view key, std::string& value, const Allowed<std::string>& allowed,
                          std::string_view) {
-  read(key, value, allowed.text, allowed.choices, [&](const std::string& text, std::string& out) {
+  read(key, value, allowed.text, allowed.choices, [&](const std::string& text, std::string& out, std::string&) {
     out = text;
     return reader_detail::fits(allowed, out);
   });
@@ -222,33 +230,37 @@ void ConfigReader::field(std::string_view key, std::string& value, const Allowed
 void ConfigReader::field(std::string_view key, std::vector<std::string>& value, const Allowed<std::string>& allowed,
                          std::string_view) {
   read(key, value, reader_detail::list_of(allowed.text), allowed.choices,
-       [&](const std::string& text, std::vector<std::string>& out) {
-         return reader_detail::parse_elements(text, allowed, out, [](const std::string& element, std::string& item) {
+       [&](const std::string& text, std::vector<std::string>& out, std::string& culprit) {
+         const auto copy = [](const std::string& element, std::string& item) {
            item = element;
            return true;
-         });
+         };
+         return reader_detail::parse_elements(text, allowed, out, culprit, copy);
        });
 }
 
 void ConfigReader::field(std::string_view key, std::vector<double>& value, const Allowed<double>& allowed,
                          std::string_view) {
-  read(key, value, reader_detail::list_of(allowed.text), {}, [&](const std::string& text, std::vector<double>& out) {
-    return reader_detail::parse_elements(text, allowed, out, parse_number);
-  });
+  read(key, value, reader_detail::list_of(allowed.text), {},
+       [&](const std::string& text, std::vector<double>& out, std::string& culprit) {
+         return reader_detail::parse_elements(text, allowed, out, culprit, parse_number);
+       });
 }
 
 void ConfigReader::field(std::string_view key, std::optional<int64_t>& value, const Allowed<int64_t>& allowed,
                          std::string_view, std::string_view) {
-  read(key, value, cat(allowed.text, ", auto"), {}, [&](const std::string& text, std::optional<int64_t>& out) {
-    return reader_detail::parse_or_unset(text, allowed, out, parse_integer);
-  });
+  read(key, value, cat(allowed.text, ", auto"), {},
+       [&](const std::string& text, std::optional<int64_t>& out, std::string&) {
+         return reader_detail::parse_or_unset(text, allowed, out, parse_integer);
+       });
 }
 
 void ConfigReader::field(std::string_view key, std::optional<double>& value, const Allowed<double>& allowed,
                          std::string_view, std::string_view) {
-  read(key, value, cat(allowed.text, ", auto"), {}, [&](const std::string& text, std::optional<double>& out) {
-    return reader_detail::parse_or_unset(text, allowed, out, parse_number);
-  });
+  read(key, value, cat(allowed.text, ", auto"), {},
+       [&](const std::string& text, std::optional<double>& out, std::string&) {
+         return reader_detail::parse_or_unset(text, allowed, out, parse_number);
+       });
 }
 
 void ConfigReader::required(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed,
@@ -293,6 +305,7 @@ void ConfigReader::problem(std::string_view key, const std::string& given, const
 
 void ConfigReader::ignore(std::string_view key) {
   const std::string full = full_key(key);
+  known_.insert(full);
   for (auto& [name, entry] : entries_) {
     if (name == full || reader_detail::within(name, full)) entry.used = true;
   }
@@ -302,18 +315,10 @@ void ConfigReader::ignore(std::string_view key) {
 void ConfigReader::report_unknown_sections() {
   const std::vector<std::string> names(known_sections_.begin(), known_sections_.end());
   for (const auto& [section, where] : headers_) {
-    // Dotted sections may spell the keys of a known one ("[model.rope_scaling]"), or be ignored as a whole.
-    bool known = known_sections_.count(section) != 0;
-    bool has_entries = false;
-    for (const auto& [key, entry] : entries_) {
-      if (!reader_detail::within(key, section)) continue;
-      has_entries = true;
-      known = known || entry.used;
-    }
+    // Known too: a prefix of dotted keys ("[model.rope_scaling]"), and what ignore() named as a whole.
+    bool known = known_sections_.count(section) != 0 || known_.count(section) != 0;
+    for (const auto& [key, entry] : entries_) known = known || (entry.used && reader_detail::within(key, section));
     for (const std::string& key : known_) known = known || reader_detail::within(key, section);
-    for (const std::string& name : names) {
-      known = known || reader_detail::within(name, section) || (!has_entries && reader_detail::within(section, name));
-    }
     if (known) continue;
     const std::string hint = did_you_mean(section, names);
     report(cat(where, ": [", section, "]: unknown section.", hint.empty() ? cat(" Allowed: ", join(names)) : hint));
