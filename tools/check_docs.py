@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Checks that the pages are true where a program can tell.
+
+* Links between pages, and from pages to files, lead somewhere.
+* In docs/architecture.md every `file.cpp` or `folder/` in backquotes exists, and in its section "The walk of one batch"
+  every function in backquotes with parentheses, `Class::function()` or `function()`, occurs in the file that the same
+  line names.
+"""
+
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PATH = re.compile(r"`((?:core|parallel|models|optim|data|launch|tests|bench|tools|docs|cmake|examples)/[\w./-]*)`")
+FUNCTION = re.compile(r"`((?:\w+::)*\w+)\(\)`")
+
+
+def main():
+    problems = []
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models").glob("*/README.md"))]
+    for page in pages:
+        where = page.relative_to(ROOT)
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", line):
+                if "://" not in target and not (page.parent / target).exists():
+                    problems.append(f"{where}:{number}: link to {target}, which does not exist")
+
+    page = ROOT / "docs" / "architecture.md"
+    in_walk = False
+    named = 0
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("#"):
+            in_walk = "walk of one batch" in line
+        paths = PATH.findall(line)
+        for path in paths:
+            if not (ROOT / path).exists():
+                problems.append(f"docs/architecture.md:{number}: {path} does not exist")
+        if not in_walk:
+            continue
+        sources = [ROOT / path for path in paths if (ROOT / path).is_file()]
+        text = "".join(source.read_text() for source in sources)
+        for function in FUNCTION.findall(line):
+            named += 1
+            if not sources:
+                problems.append(f"docs/architecture.md:{number}: {function}() is named without a file")
+            elif not re.search(r"\b%s\s*\(" % re.escape(function.split("::")[-1]), text):
+                problems.append(f"docs/architecture.md:{number}: {function}() is not in {', '.join(paths)}")
+    if named < 10:
+        problems.append(f"docs/architecture.md: the walk of one batch names {named} functions, expected 10 or more")
+
+    for problem in problems:
+        print(problem)
+    print(f"check_docs: {len(pages)} pages, {named} functions, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
