@@ -4,7 +4,7 @@
 * Links between pages, and from pages to files, lead somewhere.
 * In docs/architecture.md every `file.cpp` or `folder/` in backquotes exists, and in its section "The walk of one batch"
   every function in backquotes with parentheses, `Class::function()` or `function()`, occurs in the file that the same
-  line names.
+  line names. In the table of folders, the types of the last column occur in a header below the folder.
 """
 
 import pathlib
@@ -36,6 +36,12 @@ def main():
         for path in paths:
             if not (ROOT / path).exists():
                 problems.append(f"docs/architecture.md:{number}: {path} does not exist")
+        row = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(row) == 3 and paths and row[0] == f"`{paths[0]}`" and (ROOT / paths[0]).is_dir():
+            headers = "".join(header.read_text() for header in (ROOT / paths[0]).rglob("*.h"))
+            for name in re.findall(r"\b[A-Z]\w+(?=,|$)", row[2]):
+                if not re.search(r"\b(class|struct|using) %s\b" % name, headers):
+                    problems.append(f"docs/architecture.md:{number}: no type {name} below {paths[0]}")
         if not in_walk:
             continue
         sources = [ROOT / path for path in paths if (ROOT / path).is_file()]
