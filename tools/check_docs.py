@@ -40,7 +40,7 @@ def main():
         if len(row) == 3 and paths and row[0] == f"`{paths[0]}`" and (ROOT / paths[0]).is_dir():
             headers = "".join(header.read_text() for header in (ROOT / paths[0]).rglob("*.h"))
             for name in re.findall(r"\b[A-Z]\w+(?=,|$)", row[2]):
-                if not re.search(r"\b(class|struct|using) %s\b" % name, headers):
+                if not re.search(r"\b(class|struct|using)\s+(\[\[\w+\]\]\s+)?%s\b" % name, headers):
                     problems.append(f"docs/architecture.md:{number}: no type {name} below {paths[0]}")
         if not in_walk:
             continue
