@@ -1,10 +1,10 @@
 #pragma once
 // A long sequence of token ids on disk, mapped, never loaded whole.
 //
-//   strata     "STRATATK" magic, version, width, token count, vocabulary, document count, ids, document ends, CRC32C
-//   llm.c      256 int32 header (magic 20240520, version 1: uint16; 20240801: version 7, uint32), ids
-//   nanoGPT    raw uint16 (.bin without header)
-//   Megatron   <prefix>.idx + <prefix>.bin (MMIDIDX version 1)
+//   strata     "STRATATK" magic, version, width, token count, vocabulary, document count, ids,
+//   document ends, CRC32C llm.c      256 int32 header (magic 20240520, version 1: uint16; 20240801:
+//   version 7, uint32), ids nanoGPT    raw uint16 (.bin without header) Megatron   <prefix>.idx +
+//   <prefix>.bin (MMIDIDX version 1)
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -16,13 +16,15 @@ enum class TokenFormat { Auto, Strata, Llmc, NanoGpt, Megatron };
 
 class TokenFile {
  public:
-  // Recognises the format by its content unless given. Throws DataError naming file, offset and value.
-  static std::unique_ptr<TokenFile> open(const std::string& path, TokenFormat format = TokenFormat::Auto);
+  // Recognises the format by its content unless given. Throws DataError naming file, offset and
+  // value.
+  static std::unique_ptr<TokenFile> open(const std::string& path,
+                                         TokenFormat format = TokenFormat::Auto);
   virtual ~TokenFile() = default;
   virtual TokenFormat format() const = 0;
-  virtual int64_t size() const = 0;                                        // tokens
-  virtual void read(int64_t begin, int64_t count, int64_t* out) const = 0; // thread safe
-  virtual int64_t vocab_size() const = 0;                                  // 0: not recorded
+  virtual int64_t size() const = 0;                                         // tokens
+  virtual void read(int64_t begin, int64_t count, int64_t* out) const = 0;  // thread safe
+  virtual int64_t vocab_size() const = 0;                                   // 0: not recorded
   // Exclusive ends of documents in increasing order; empty: not recorded.
   virtual const std::vector<int64_t>& document_ends() const = 0;
 };
