@@ -5,6 +5,9 @@
 //
 // B batch, T time, H query heads, G key/value heads (H a multiple of G; query head h reads key head h / (H/G)), K head
 // width. Scores, softmax and sums are fp32 (fp64 for fp64 inputs); output in the dtype of q.
+#include <cstdint>
+#include <string>
+
 #include "core/tensor.h"
 
 namespace strata::ops {

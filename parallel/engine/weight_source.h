@@ -9,6 +9,8 @@
 
 namespace strata {
 
+class CheckpointReader;
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -21,6 +23,9 @@ std::unique_ptr<WeightSource> make_initial_weights(uint64_t seed);
 // The family's own files (spec.foreign). Throws CheckpointError with one table of everything missing, unexpected or of
 // another shape.
 std::unique_ptr<WeightSource> make_safetensors_weights(const std::string& path, const ModelSpec& spec);
+
+// A checkpoint of Strata: /model/<name>.
+std::unique_ptr<WeightSource> make_checkpoint_weights(std::shared_ptr<const CheckpointReader> reader);
 
 // This rank's whole part of a parameter.
 Tensor read_local(const WeightSource& source, const Parameter& parameter, at::ScalarType dtype);

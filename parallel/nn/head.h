@@ -22,8 +22,7 @@ class HeadLayer final : public Layer {
  public:
   HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options, const ParallelLayout& layout);
   Tensor forward(const Tensor& x, const Batch& batch) override;   // [2]: loss sum, correct
-  // [B, T, V] of the whole vocabulary on every tp rank, no gradient. Collective over tp.
-  Tensor logits(const Tensor& x);
+  Tensor logits(const Tensor& x) override;
 
  private:
   Tensor normalise(const Tensor& x) const;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/batch.h"
+#include "core/ops/attention.h"
 #include "core/ops/dropout.h"
 #include "parallel/nn/layout.h"
 #include "parallel/nn/parameter.h"
@@ -131,6 +132,8 @@ class Layer : public Module {
   // last layer returns [2] in the accumulate dtype: {sum of the losses of counted labels, correct predictions}; the second
   // is counted only without gradients (evaluation).
   virtual Tensor forward(const Tensor& x, const Batch& batch) = 0;
+  // Last layer only: [B, T, V] of the whole vocabulary on every tp rank, accumulate dtype, no gradient. Collective over tp.
+  virtual Tensor logits(const Tensor& x);
   virtual void weights_changed() {}     // Collective over tp; after every optimizer step or load
 
  protected:
@@ -158,8 +161,8 @@ class Region : public Layer {
  protected:
   using Layer::Layer;
   TensorParallelOps tp() const { return TensorParallelOps(layout()); }
-  // Number of the first of `local` equal units (heads) this rank holds; for dropout masks of cut features.
-  int64_t first_unit(int64_t local) const noexcept { return local * layout().tp_index(); }
+  // Key of attention dropout for the `local_heads` of `heads` that this rank holds; off outside training.
+  ops::AttentionDropout attention_dropout(double prob, int64_t local_heads, int64_t heads, const Batch& batch) const;
 
  private:
   bool is_region() const noexcept override { return true; }

@@ -1,0 +1,79 @@
+#include "models/register.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/config/json_reader.h"
+#include "core/config/visitor.h"
+#include "core/text.h"
+#include "models/gpt2/spec.h"
+#include "models/llama/spec.h"
+
+namespace strata {
+namespace register_detail {
+
+// transformers 5 writes {"rope_parameters": {"rope_theta", "rope_type", ...}}; older files "rope_theta" and "rope_scaling",
+// older still with "type" for "rope_type". One form reaches the family's visit().
+void normalise_rope(nlohmann::json& j) {
+  if (j.contains("rope_parameters") && j["rope_parameters"].is_object()) {
+    nlohmann::json parameters = j["rope_parameters"];
+    if (parameters.contains("rope_theta")) {
+      j["rope_theta"] = parameters["rope_theta"];
+      parameters.erase("rope_theta");
+    }
+    j["rope_scaling"] = parameters;
+    j.erase("rope_parameters");
+  }
+  if (j.contains("rope_scaling") && j["rope_scaling"].is_object()) {
+    nlohmann::json& scaling = j["rope_scaling"];
+    if (scaling.contains("type") && !scaling.contains("rope_type")) scaling["rope_type"] = scaling["type"];
+    scaling.erase("type");
+  }
+}
+
+nlohmann::json parse(const std::string& text, const std::string& name) {
+  nlohmann::json j = nlohmann::json::parse(text, nullptr, false);
+  if (j.is_discarded() || !j.is_object()) throw ConfigError(name, "text that is not a JSON object", "a config.json");
+  return j;
+}
+
+}  // namespace register_detail
+
+ModelRegistry model_registry(const ModelOptions& options) {
+  ModelRegistry registry("model.name");
+  registry.add("llama", [options](ConfigVisitor& v) {
+    LlamaConfig config;
+    config.visit(v);
+    return make_llama_spec(config, options);
+  });
+  registry.add("gpt2", [options](ConfigVisitor& v) {
+    Gpt2Config config;
+    config.visit(v);
+    return make_gpt2_spec(config, options);
+  });
+  return registry;
+}
+
+std::string family_of_config_json(const std::string& text, const std::string& name) {
+  const nlohmann::json j = register_detail::parse(text, name);
+  const auto names = model_registry().names();
+  const std::string type = j.contains("model_type") && j["model_type"].is_string() ? j["model_type"].get<std::string>() : "";
+  if (type.empty()) throw ConfigError(cat(name, ": model_type"), "nothing", join(names));
+  if (!model_registry().contains(type)) {
+    throw ConfigError(cat(name, ": model_type"), cat('"', type, '"'), join(names), did_you_mean(type, names));
+  }
+  return type;
+}
+
+std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const std::string& name,
+                                                const ModelOptions& options) {
+  const std::string family = family_of_config_json(text, name);
+  nlohmann::json j = register_detail::parse(text, name);
+  register_detail::normalise_rope(j);
+  JsonConfigReader reader(j.dump(), name);
+  // Contradictions are reported before a spec is used.
+  auto spec = model_registry(options).make(family, reader.visitor());
+  reader.finish();
+  return spec;
+}
+
+}  // namespace strata

@@ -1,0 +1,222 @@
+#include "optim/distributed_optimizer.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "optim/grad_norm.h"
+
+namespace strata {
+
+struct DistributedOptimizer::Impl {
+  // One parameter's slice with everything its rule needs.
+  struct Item {
+    OwnedSlice slice;
+    const UpdateRule* rule;
+    std::vector<StateSlot> slots;
+    std::vector<Tensor> state;
+    Tensor master;                 // fp32 beside 16-bit values, else undefined
+
+    Tensor weights() const {       // what the rule updates, flat
+      return master.defined() ? master : slice.parameter->value.detach().view({-1}).narrow(0, slice.update.begin, slice.update.size());
+    }
+  };
+
+  ParallelManager& model;
+  std::vector<std::unique_ptr<UpdateRule>> rules;
+  OptimizerOptions options;
+  std::vector<Item> items;
+  bool audited = false;
+  double scale = 1;                // 2^k / N of the last step
+
+  const UpdateRule& rule_for(const ParamMeta& meta) const {
+    for (const auto& rule : rules) {
+      if (rule->accepts(meta)) return *rule;
+    }
+    std::vector<std::string> names;
+    for (const auto& rule : rules) names.push_back(rule->name());
+    throw ConfigError("optim.name", join(names), cat("a rule that updates ", meta.name, " ", shape_text(meta.logical)));
+  }
+
+  // Calls f(path, box of the logical tensor, that part of `flat`) for each box of an item's slice.
+  template <class F>
+  static void for_boxes(const Item& item, const Tensor& flat, F f) {
+    const Parameter& p = *item.slice.parameter;
+    const bool whole = item.slice.update == Range{0, p.value.numel()};
+    const Tensor shaped = whole ? flat.view(p.value.sizes()) : Tensor();
+    int64_t at = 0;
+    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size, item.slice.update.begin,
+                                           item.slice.update.end)) {
+      Tensor part;
+      if (whole) {
+        part = shaped;
+        for (size_t d = 0; d < box.local_offset.size(); ++d) {
+          part = part.narrow(static_cast<int64_t>(d), box.local_offset[d], box.logical.extent[d]);
+        }
+      } else {
+        // Boxes of a flat slice lie one after the other in it.
+        part = flat.narrow(0, at, box.logical.elements()).view(box.logical.extent);
+        at += box.logical.elements();
+      }
+      f(box.logical, part);
+    }
+  }
+};
+
+DistributedOptimizer::DistributedOptimizer(ParallelManager& model, std::vector<std::unique_ptr<UpdateRule>> rules,
+                                           OptimizerOptions options)
+    : impl_(new Impl{model, std::move(rules), options, {}, false, 1}) {
+  for (const OwnedSlice& slice : model.owned_slices()) {
+    Impl::Item item{slice, &impl_->rule_for(slice.parameter->meta), {}, {}, Tensor()};
+    const at::ScalarType stored = slice.parameter->value.scalar_type(), wide = accumulate_dtype(stored);
+    const auto on = slice.parameter->value.options().dtype(wide).requires_grad(false);
+    STRATA_CHECK(item.rule->needs(slice.parameter->meta) == UpdateRule::Needs::Slice,
+                 cat(item.rule->name(), ": rules on whole matrices are not part of this version"));
+    item.slots = item.rule->state_slots(slice.parameter->meta, {slice.update.size()}, wide);
+    for (const StateSlot& slot : item.slots) item.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
+    if (stored != wide) item.master = slice.parameter->value.detach().view({-1}).narrow(0, slice.update.begin, slice.update.size()).to(wide);
+    impl_->items.push_back(std::move(item));
+  }
+}
+
+DistributedOptimizer::~DistributedOptimizer() = default;
+
+StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss, bool stop) {
+  at::NoGradGuard no_grad;
+  Impl& self = *impl_;
+  const NormShare share = norm_share(self.model.owned_slices());
+  // One control sum per step: everything the ranks have to agree on.
+  enum { kSquares, kElements, kNonFinite, kLoss, kCounted, kStop, kSize };
+  Tensor control = at::zeros({kSize}, at::TensorOptions().dtype(at::kDouble));
+  double* c = control.data_ptr<double>();
+  const bool finite = std::isfinite(share.sum_of_squares) && std::isfinite(loss.loss_sum);
+  c[kSquares] = finite ? share.sum_of_squares : 0;
+  c[kElements] = share.elements;
+  c[kNonFinite] = finite ? 0 : 1;
+  c[kLoss] = finite ? loss.loss_sum : 0;
+  c[kCounted] = static_cast<double>(loss.counted);
+  c[kStop] = stop ? 1 : 0;
+  self.model.pool().job().all_reduce(control, ReduceOp::Sum, {0, SiteOp::Control}).wait_host();
+
+  if (self.options.audit || !self.audited) {
+    STRATA_CHECK(static_cast<int64_t>(c[kElements]) == self.model.logical_elements(),
+                 cat("the ranks count ", static_cast<int64_t>(c[kElements]), " gradient elements, the model has ",
+                     self.model.logical_elements()));
+    self.audited = true;
+  }
+
+  StepReport report;
+  report.counted = static_cast<int64_t>(c[kCounted]);
+  report.stop = c[kStop] > 0;
+  report.skipped = c[kNonFinite] > 0 || report.counted == 0;
+  self.scale = report.counted == 0 ? 0 : std::ldexp(1.0, self.model.loss_exponent()) / c[kCounted];
+  if (c[kNonFinite] > 0) {
+    report.loss = report.grad_norm = std::nan("");
+    return report;
+  }
+  report.loss = report.counted == 0 ? 0 : c[kLoss] / c[kCounted];
+  report.grad_norm = std::sqrt(c[kSquares]) * self.scale;
+  if (report.skipped) return report;
+
+  double factor = self.scale;
+  if (self.options.max_grad_norm > 0) factor *= std::min(1.0, self.options.max_grad_norm / (report.grad_norm + 1e-6));
+  for (Impl::Item& item : self.items) {
+    if (item.slice.update.size() == 0) continue;
+    const Parameter& p = *item.slice.parameter;
+    Tensor weights = item.weights();
+    Tensor grad = p.grad.view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()) * factor;
+    Tensor delta = at::empty_like(grad);
+    if (!item.rule->update(p.meta, weights, grad, item.state, info, delta)) continue;
+    const double lr = info.lr * p.meta.lr_scale;
+    if (p.meta.weight_decay && item.rule->weight_decay() != 0) weights.mul_(1 - lr * item.rule->weight_decay());
+    weights.add_(delta, -lr);
+    if (item.master.defined()) {
+      p.value.detach().view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()).copy_(weights);
+    }
+  }
+  self.model.weights_changed();
+  return report;
+}
+
+void DistributedOptimizer::load_masters(const WeightSource& source) {
+  at::NoGradGuard no_grad;
+  for (Impl::Item& item : impl_->items) {
+    if (!item.master.defined()) continue;
+    Impl::for_boxes(item, item.master, [&](const Box& box, Tensor part) {
+      part.copy_(source.read(*item.slice.parameter, box, part.scalar_type()));
+    });
+  }
+}
+
+void DistributedOptimizer::save(CheckpointWriter& out) const {
+  for (const Impl::Item& item : impl_->items) {
+    const ParamMeta& meta = item.slice.parameter->meta;
+    Impl::for_boxes(item, item.weights(), [&](const Box& box, const Tensor& part) {
+      out.add(cat("/model/", meta.name), meta.logical, box, part);
+    });
+    for (size_t s = 0; s < item.slots.size(); ++s) {
+      Impl::for_boxes(item, item.state[s], [&](const Box& box, const Tensor& part) {
+        out.add(cat("/optim/", meta.name, "/", item.slots[s].name), meta.logical, box, part);
+      });
+    }
+  }
+}
+
+void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
+  at::NoGradGuard no_grad;
+  std::vector<std::string> missing;
+  for (const Impl::Item& item : impl_->items) {
+    for (const StateSlot& slot : item.slots) {
+      const std::string path = cat("/optim/", item.slice.parameter->meta.name, "/", slot.name);
+      if (reset == Reset::None && !in.contains(path)) missing.push_back(path);
+    }
+  }
+  if (!missing.empty()) {
+    throw CheckpointError(cat("the checkpoint has no optimizer state ", missing[0], missing.size() > 1 ? cat(" and ", missing.size() - 1, " more") : "",
+                              "; it was written by another optimizer. ckpt.reset_optim = all starts the state afresh"));
+  }
+  for (Impl::Item& item : impl_->items) {
+    const Parameter& p = *item.slice.parameter;
+    Impl::for_boxes(item, item.weights(), [&](const Box& box, Tensor part) {
+      part.copy_(in.read(cat("/model/", p.meta.name), box));
+    });
+    if (item.master.defined()) {
+      p.value.detach().view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()).copy_(item.master);
+    }
+    for (size_t s = 0; s < item.slots.size(); ++s) {
+      if (reset == Reset::All) {
+        item.state[s].zero_();
+        continue;
+      }
+      Impl::for_boxes(item, item.state[s], [&](const Box& box, Tensor part) {
+        part.copy_(in.read(cat("/optim/", p.meta.name, "/", item.slots[s].name), box));
+      });
+    }
+  }
+  impl_->model.weights_changed();
+}
+
+std::string DistributedOptimizer::rule_of(const std::string& parameter) const {
+  for (const Impl::Item& item : impl_->items) {
+    if (item.slice.parameter->meta.name == parameter) return item.rule->name();
+  }
+  return {};
+}
+
+int64_t DistributedOptimizer::state_bytes() const {
+  int64_t total = 0;
+  for (const Impl::Item& item : impl_->items) {
+    if (item.master.defined()) total += item.master.numel() * item.master.element_size();
+    for (const Tensor& s : item.state) total += s.numel() * s.element_size();
+  }
+  return total;
+}
+
+Tensor DistributedOptimizer::scaled_gradient(const Parameter& parameter) const { return parameter.grad * impl_->scale; }
+
+}  // namespace strata

@@ -1,0 +1,24 @@
+#include "optim/rules/adamw.h"
+#include "optim/rules/sgd.h"
+#include "optim/update_rule.h"
+
+namespace strata {
+
+RuleRegistry rule_registry() {
+  RuleRegistry registry("optim.name");
+  registry.add("adamw", [](ConfigVisitor& v) {
+    AdamWConfig config;
+    config.visit(v);
+    return make_adamw(config);
+  });
+  registry.add("sgd", [](ConfigVisitor& v) {
+    SgdConfig config;
+    config.visit(v);
+    return make_sgd(config);
+  });
+  return registry;
+}
+
+double UpdateRule::cost(const ParamMeta&, const Shape& shape) const { return static_cast<double>(element_count(shape)); }
+
+}  // namespace strata

@@ -1,0 +1,126 @@
+#include "parallel/nn/module.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+
+#include "core/error.h"
+#include "core/ops/linear.h"
+#include "core/ops/norm.h"
+#include "core/text.h"
+
+namespace strata {
+
+Tensor Linear::operator()(const Tensor& x) const { return ops::linear(x, weight_, bias_); }
+Tensor RmsNorm::operator()(const Tensor& x) const { return ops::rms_norm(x, weight_, eps_); }
+Tensor LayerNorm::operator()(const Tensor& x) const { return ops::layer_norm(x, weight_, bias_, eps_); }
+
+Module::Module(const ParallelLayout& layout) : layout_(layout) {}
+
+Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, Init init, ParamOptions options) {
+  auto p = std::make_unique<Parameter>();
+  p->meta.name = name;
+  p->meta.logical = std::move(logical);
+  p->meta.shard = std::move(shard);
+  p->meta.kind = options.kind;
+  p->meta.view = options.view;
+  p->meta.trainable = options.trainable;
+  p->meta.fp32 = options.fp32;
+  p->meta.weight_decay = options.weight_decay;
+  p->meta.lr_scale = options.lr_scale;
+  p->init = std::move(init);
+  p->tp_index = layout_.tp_index();
+  p->tp_size = layout_.tp_size();
+  const at::ScalarType dtype =
+      options.fp32 && layout_.dtype() != at::kDouble ? at::kFloat : layout_.dtype();
+  p->value = at::empty({0}, at::TensorOptions().dtype(dtype).device(layout_.device()));
+  Tensor handle = p->value;
+  parameters_.push_back(std::move(p));
+  after_exit_.push_back(false);
+  return handle;
+}
+
+Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard, LinearOptions options) {
+  const bool row_cut = shard.cut() && shard.dim == 1;
+  ShardSpec bias_shard = row_cut ? replicated() : shard;
+  Tensor weight = param(name + ".weight", {out, in}, std::move(shard), Init::normal(options.init_std),
+                        {.kind = options.kind, .view = options.view});
+  Tensor bias;
+  if (options.bias) {
+    bias = param(name + ".bias", {out}, std::move(bias_shard), options.bias_init,
+                 {.kind = ParamKind::Vector, .fp32 = true, .weight_decay = false});
+    if (row_cut) {
+      exit_biases_.push_back(bias);
+      after_exit_.back() = true;
+      bias = Tensor();
+    }
+  }
+  return Linear(std::move(weight), std::move(bias));
+}
+
+RmsNorm Module::rms_norm(const std::string& name, int64_t width, double eps) {
+  return RmsNorm(param(name + ".weight", {width}, replicated(), Init::ones(), {.fp32 = true, .weight_decay = false}), eps);
+}
+
+LayerNorm Module::layer_norm(const std::string& name, int64_t width, double eps) {
+  Tensor weight = param(name + ".weight", {width}, replicated(), Init::ones(), {.fp32 = true, .weight_decay = false});
+  Tensor bias = param(name + ".bias", {width}, replicated(), Init::zeros(), {.fp32 = true, .weight_decay = false});
+  return LayerNorm(std::move(weight), std::move(bias), eps);
+}
+
+Tensor Module::dropout(const std::string& site, const Tensor& x_BTD, double prob, const Batch& batch) const {
+  if (prob <= 0 || !batch.training) return x_BTD;
+  return ops::dropout(x_BTD, prob,
+                      {.seed = layout_.seed(),
+                       .name = cat(full_name_, ".", site),
+                       .step = static_cast<uint32_t>(batch.step),
+                       .first_row = batch.first_row});
+}
+
+std::vector<Module::Owned> Module::collect(const std::string& prefix) {
+  std::vector<Owned> out;
+  collect_into(out, prefix, false);
+  return out;
+}
+
+void Module::collect_into(std::vector<Owned>& out, const std::string& prefix, bool in_region) {
+  full_name_ = prefix.empty() ? prefix : prefix.substr(0, prefix.size() - 1);
+  in_region = in_region || is_region();
+  const bool sequence_parallel = layout_.strategy().sequence_parallel;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    ParamMeta& meta = parameters_[i]->meta;
+    meta.name = prefix + meta.name;
+    meta.sum_grad_over_tp = meta.trainable && !meta.shard.cut() && layout_.tp_size() > 1 &&
+                            (sequence_parallel || (in_region && !after_exit_[i]));
+    out.push_back({parameters_[i].get(), in_region, after_exit_[i]});
+  }
+  for (auto& [name, child] : children_) {
+    child->collect_into(out, cat(prefix, name, "."), in_region);
+    if (!child->is_region() && is_region()) {
+      exit_biases_.insert(exit_biases_.end(), child->exit_biases_.begin(), child->exit_biases_.end());
+    }
+  }
+}
+
+Tensor Layer::logits(const Tensor&) {
+  throw InternalError(cat("layer ", full_name(), " is not a head: it has no logits"));
+}
+
+ops::AttentionDropout Region::attention_dropout(double prob, int64_t local_heads, int64_t heads,
+                                                const Batch& batch) const {
+  if (prob <= 0 || !batch.training) return {};
+  return {.prob = prob,
+          .seed = layout().seed(),
+          .name = cat(full_name(), ".attention_dropout"),
+          .step = static_cast<uint32_t>(batch.step),
+          .first_row = batch.first_row,
+          .first_head = local_heads * layout().tp_index(),
+          .total_heads = heads};
+}
+
+Tensor Region::operator()(const Tensor& x, const Batch& batch) {
+  Tensor y = region_exit(forward(region_enter(x, layout()), batch), layout());
+  for (const Tensor& bias : exit_biases_) y = y + bias.to(y.scalar_type());
+  return y;
+}
+
+}  // namespace strata

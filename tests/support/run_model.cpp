@@ -1,0 +1,70 @@
+#include "tests/support/run_model.h"
+
+#include <ATen/TensorOperators.h>
+
+#include "core/config/reader.h"
+#include "core/error.h"
+#include "core/text.h"
+
+namespace strata::testing {
+
+ModelRun::ModelRun(const TinyModel& model, const RunSetup& setup, std::unique_ptr<Communicator> job)
+    : spec_(make_tiny(model)), setup_(setup) {
+  UniformPlan request;
+  request.world_size = job->size();
+  request.strategy.tp = setup.tp;
+  request.strategy.recompute = setup.recompute;
+  request.global_batch = setup.global_batch;
+  request.microbatches = setup.microbatches;
+  const Plan plan = make_uniform_plan(request, spec_->layer_count());
+  auto problems = check_plan(plan, *spec_);
+  if (!problems.empty()) throw ConfigError(problems);
+  pool_ = std::make_unique<CommPool>(std::move(job));
+  ManagerOptions options;
+  options.dtype = setup.dtype;
+  options.seed = 7;
+  options.vocabulary_unit = setup.vocabulary_unit;
+  manager_ = ParallelManager::build(spec_, plan, *pool_, options);
+  auto source = make_initial_weights(7);
+  manager_->load_weights(*source);
+  ConfigReader reader;
+  std::vector<std::unique_ptr<UpdateRule>> rules;
+  rules.push_back(rule_registry().make(setup.rule, reader));
+  optimizer_ = std::make_unique<DistributedOptimizer>(*manager_, std::move(rules),
+                                                      OptimizerOptions{setup.max_grad_norm, /*audit=*/true});
+  optimizer_->load_masters(*source);
+}
+
+StepLoss ModelRun::forward_backward(int64_t step) {
+  std::vector<Batch> microbatches;
+  for (int64_t m = 0; m < setup_.microbatches; ++m) {
+    const Range rows = manager_->rows_needed(m);
+    microbatches.push_back(tiny_rows(spec_->vocabulary(), rows.begin, rows.end, setup_.length, step, setup_.packed));
+  }
+  return manager_->forward_backward(microbatches);
+}
+
+StepReport ModelRun::step(int64_t step, double lr) {
+  const StepLoss loss = forward_backward(step);
+  return optimizer_->step({step, lr}, loss);
+}
+
+std::map<std::string, Tensor> ModelRun::weights() const {
+  std::map<std::string, Tensor> out;
+  for (Parameter* p : manager_->parameters()) out[p->meta.name] = p->value.detach().clone();
+  return out;
+}
+
+std::map<std::string, Tensor> ModelRun::gradients() const {
+  std::map<std::string, Tensor> out;
+  for (Parameter* p : manager_->parameters()) out[p->meta.name] = optimizer_->scaled_gradient(*p);
+  return out;
+}
+
+double relative_error(const Tensor& a, const Tensor& b, const Tensor& reference) {
+  const double difference = (a.to(at::kDouble) - b.to(at::kDouble)).norm().item<double>();
+  const double size = reference.to(at::kDouble).norm().item<double>();
+  return size > 0 ? difference / size : difference;
+}
+
+}  // namespace strata::testing
