@@ -23,7 +23,10 @@ Batch Batch::slice(int64_t begin, int64_t end) const {
 }
 
 Tensor default_positions(int64_t rows, int64_t length) {
-  return at::arange(length, at::TensorOptions().dtype(at::kLong)).unsqueeze(0).expand({rows, length}).contiguous();
+  return at::arange(length, at::TensorOptions().dtype(at::kLong))
+      .unsqueeze(0)
+      .expand({rows, length})
+      .contiguous();
 }
 
 }  // namespace strata

@@ -29,12 +29,14 @@ std::string prefix(Level level, int rank) {
   using namespace std::chrono;
   const auto now = system_clock::now();
   const std::time_t seconds = system_clock::to_time_t(now);
-  const auto milliseconds = duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count() % 1000;
+  const auto milliseconds =
+      duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count() % 1000;
   std::tm local{};
   localtime_r(&seconds, &local);
   char text[64];
-  const int length = std::snprintf(text, sizeof text, "%02d:%02d:%02d.%03d %c ", local.tm_hour, local.tm_min,
-                                   local.tm_sec, static_cast<int>(milliseconds), letter(level));
+  const int length =
+      std::snprintf(text, sizeof text, "%02d:%02d:%02d.%03d %c ", local.tm_hour, local.tm_min,
+                    local.tm_sec, static_cast<int>(milliseconds), letter(level));
   std::string out(text, static_cast<size_t>(length));
   if (rank >= 0) out += cat('r', rank, ' ');
   return out;
@@ -54,8 +56,8 @@ std::string lines(Level level, int rank, const std::string& message) {
   }
 }
 
-// One write(2) for the whole text keeps lines of several ranks apart. A log that cannot be written (closed
-// terminal, full disk) must not end a run, so failures are dropped here.
+// One write(2) for the whole text keeps lines of several ranks apart. A log that cannot be written
+// (closed terminal, full disk) must not end a run, so failures are dropped here.
 void write_whole(int descriptor, std::string_view text) {
   while (!text.empty()) {
     const ssize_t written = ::write(descriptor, text.data(), text.size());
@@ -86,7 +88,8 @@ Logger::Logger(Options options) : impl_(std::make_unique<Impl>()) {
   if (path.empty()) return;
   impl_->file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (impl_->file < 0) {
-    throw StorageError(cat("The log file ", path, " cannot be opened for writing: ", std::strerror(errno), "."));
+    throw StorageError(
+        cat("The log file ", path, " cannot be opened for writing: ", std::strerror(errno), "."));
   }
 }
 

@@ -14,7 +14,8 @@ constexpr int kRounds = 10;
 constexpr uint32_t low(uint64_t x) { return static_cast<uint32_t>(x); }
 constexpr uint32_t high(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
 
-inline void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3, uint32_t k0, uint32_t k1) {
+inline void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3, uint32_t k0,
+                         uint32_t k1) {
   const uint64_t p0 = uint64_t{kMultiplier0} * c0;
   const uint64_t p1 = uint64_t{kMultiplier1} * c2;
   c0 = high(p1) ^ c1 ^ k0;
@@ -27,16 +28,18 @@ inline double unit(uint32_t word) {
   return (static_cast<double>(static_cast<int32_t>(word >> 8)) + 0.5) * 0x1p-24;
 }
 
-// Natural logarithm of a normal positive number to about one unit in the last place. Written out, like sin and cos
-// below, so that a weight does not depend on the C library of the machine that draws it, and so that the loop over
-// a chunk of blocks has no calls in it.
+// Natural logarithm of a normal positive number to about one unit in the last place. Written out,
+// like sin and cos below, so that a weight does not depend on the C library of the machine that
+// draws it, and so that the loop over a chunk of blocks has no calls in it.
 inline double log_positive(double x) {
-  // x = 2^exponent * m with m in [1/sqrt(2), sqrt(2)); log m = 2 atanh s, s = (m - 1) / (m + 1), |s| < 0.172.
+  // x = 2^exponent * m with m in [1/sqrt(2), sqrt(2)); log m = 2 atanh s, s = (m - 1) / (m + 1),
+  // |s| < 0.172.
   constexpr uint64_t kSqrtHalf = 0x3FE6A09E667F3BCDu;
   const uint64_t bits = std::bit_cast<uint64_t>(x);
   const uint64_t shifted = bits - kSqrtHalf;
   constexpr uint64_t kBias = 1024;
-  const auto exponent = static_cast<int32_t>((shifted + (kBias << 52)) >> 52) - static_cast<int32_t>(kBias);
+  const auto exponent =
+      static_cast<int32_t>((shifted + (kBias << 52)) >> 52) - static_cast<int32_t>(kBias);
   const double m = std::bit_cast<double>((shifted & 0x000FFFFFFFFFFFFFu) + kSqrtHalf);
   const double s = (m - 1.0) / (m + 1.0);
   const double z = s * s;
@@ -55,12 +58,13 @@ inline double log_positive(double x) {
   return exponent * 0.693147180559945309417 + 2.0 * (s + s * (z * tail));
 }
 
-// cos and sin of 2 pi u, u in [0, 1]: quarter turns are removed exactly, the rest is a Taylor series on |x| <= pi/4.
+// cos and sin of 2 pi u, u in [0, 1]: quarter turns are removed exactly, the rest is a Taylor
+// series on |x| <= pi/4.
 inline void cos_sin_turn(double u, double& cosine, double& sine) {
   const auto quarter = static_cast<int32_t>(u * 4.0 + 0.5);
   const double x = (u - quarter * 0.25) * 6.28318530717958647693;
   const double z = x * x;
-  double s = 1.0 / 355687428096000.0;   // 17!
+  double s = 1.0 / 355687428096000.0;  // 17!
   s = s * z - 1.0 / 1307674368000.0;
   s = s * z + 1.0 / 6227020800.0;
   s = s * z - 1.0 / 39916800.0;
@@ -69,7 +73,7 @@ inline void cos_sin_turn(double u, double& cosine, double& sine) {
   s = s * z + 1.0 / 120.0;
   s = s * z - 1.0 / 6.0;
   s = x + x * (z * s);
-  double c = 1.0 / 20922789888000.0;   // 16!
+  double c = 1.0 / 20922789888000.0;  // 16!
   c = c * z - 1.0 / 87178291200.0;
   c = c * z + 1.0 / 479001600.0;
   c = c * z - 1.0 / 3628800.0;
@@ -93,8 +97,8 @@ inline void box_muller(uint32_t word0, uint32_t word1, float& even, float& odd) 
   odd = static_cast<float>(radius * sine);
 }
 
-// Blocks are evaluated a chunk at a time, in loops of fixed length over arrays, which compilers turn into vector
-// code. 16 are enough for that, and few enough that short calls waste little.
+// Blocks are evaluated a chunk at a time, in loops of fixed length over arrays, which compilers
+// turn into vector code. 16 are enough for that, and few enough that short calls waste little.
 constexpr int kChunk = 16;
 
 struct Chunk {
@@ -118,7 +122,8 @@ struct Chunk {
 
 // Calls put(index into out, word) for elements [first, first + count), four to a block.
 template <class Put>
-void for_each_word(PhiloxKey key, uint64_t first, int64_t count, uint32_t c2, uint32_t c3, Put put) {
+void for_each_word(PhiloxKey key, uint64_t first, int64_t count, uint32_t c2, uint32_t c3,
+                   Put put) {
   if (count <= 0) return;
   const uint64_t end = first + static_cast<uint64_t>(count);
   Chunk chunk;
@@ -177,7 +182,8 @@ double Rng::uniform(uint64_t element) const { return rng_detail::unit(word(eleme
 
 float Rng::normal(uint64_t element) const {
   const uint64_t block = element / 2;
-  const PhiloxCounter words = philox4x32({rng_detail::low(block), rng_detail::high(block), 1, 0}, key_);
+  const PhiloxCounter words =
+      philox4x32({rng_detail::low(block), rng_detail::high(block), 1, 0}, key_);
   float even, odd;
   rng_detail::box_muller(words[0], words[1], even, odd);
   return element % 2 == 0 ? even : odd;
@@ -189,8 +195,8 @@ float Rng::truncated_normal(uint64_t element) const {
   // By symmetry one half is enough; there p stays away from 0 and the iteration from cancellation.
   const double u = uniform(element);
   const double p = below + (u < 0.5 ? u : 1.0 - u) * (1.0 - 2.0 * below);
-  // Halley's iteration for cdf(z) = p from the logistic approximation, which is within 0.1: the error is cubed
-  // in each step.
+  // Halley's iteration for cdf(z) = p from the logistic approximation, which is within 0.1: the
+  // error is cubed in each step.
   double z = std::log(p / (1.0 - p)) / 1.702;
   for (int step = 0; step < 4; ++step) {
     const double density = std::exp(-0.5 * z * z) * 0.39894228040143267794;
@@ -229,7 +235,8 @@ void Rng::fill_uniform(uint64_t first, int64_t count, double* out) const {
 }
 
 void Rng::fill_dropout_words(uint64_t first, int64_t count, uint32_t step, uint32_t* out) const {
-  rng_detail::for_each_word(key_, first, count, step, 2, [out](int64_t i, uint32_t word) { out[i] = word; });
+  rng_detail::for_each_word(key_, first, count, step, 2,
+                            [out](int64_t i, uint32_t word) { out[i] = word; });
 }
 
 }  // namespace strata

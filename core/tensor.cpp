@@ -40,7 +40,8 @@ constexpr std::array<DtypeName, 3> kTrainDtypes = {{
 }};
 
 template <size_t N>
-at::ScalarType parse(const std::array<DtypeName, N>& table, const char* key, const std::string& name) {
+at::ScalarType parse(const std::array<DtypeName, N>& table, const char* key,
+                     const std::string& name) {
   std::vector<std::string> names;
   for (const DtypeName& entry : table) {
     if (name == entry.name) return entry.dtype;
@@ -61,7 +62,7 @@ std::string dtype_name(at::ScalarType dtype) {
   for (const auto& entry : tensor_detail::kDtypes) {
     if (entry.dtype == dtype) return entry.name;
   }
-  return c10::toString(dtype);   // a type Strata never stores: only seen in messages
+  return c10::toString(dtype);  // a type Strata never stores: only seen in messages
 }
 
 at::ScalarType parse_dtype(const std::string& name) {

@@ -9,8 +9,8 @@
 namespace strata {
 namespace text_detail {
 
-// Letters of either case and the two word separators count as the same character: "AdamW" is "adamw" and
-// "clip-scope" is "clip_scope" to somebody who mistyped it.
+// Letters of either case and the two word separators count as the same character: "AdamW" is
+// "adamw" and "clip-scope" is "clip_scope" to somebody who mistyped it.
 char folded(char c) {
   if (c >= 'A' && c <= 'Z') return static_cast<char>(c - 'A' + 'a');
   return c == '-' ? '_' : c;
@@ -38,16 +38,14 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string one_decimal(double value) {
   std::array<char, 64> buffer;
-  const auto end =
-      std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::fixed, 1);
+  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
+                                 std::chars_format::fixed, 1);
   std::string out(buffer.data(), end.ptr);
   if (ends_with(out, ".0")) out.resize(out.size() - 2);
   return out;
 }
 
-std::string two_digits(int64_t value) {
-  return (value < 10 ? "0" : "") + std::to_string(value);
-}
+std::string two_digits(int64_t value) { return (value < 10 ? "0" : "") + std::to_string(value); }
 
 }  // namespace text_detail
 
@@ -81,12 +79,15 @@ std::string_view trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
 }
 
-bool starts_with(std::string_view text, std::string_view prefix) { return text.starts_with(prefix); }
+bool starts_with(std::string_view text, std::string_view prefix) {
+  return text.starts_with(prefix);
+}
 
 bool ends_with(std::string_view text, std::string_view suffix) { return text.ends_with(suffix); }
 
 bool glob_match(std::string_view pattern, std::string_view text) {
-  // On a mismatch the last '*' swallows one more character; earlier stars never need to be revisited.
+  // On a mismatch the last '*' swallows one more character; earlier stars never need to be
+  // revisited.
   size_t p = 0, t = 0, star = std::string_view::npos, resume = 0;
   while (t < text.size()) {
     if (p < pattern.size() && pattern[p] == '*') {
@@ -107,7 +108,8 @@ bool glob_match(std::string_view pattern, std::string_view text) {
 }
 
 std::string nearest(std::string_view given, const std::vector<std::string>& known) {
-  constexpr size_t kLongestName = 200;   // longer input is no typing mistake, and the distance is quadratic
+  constexpr size_t kLongestName =
+      200;  // longer input is no typing mistake, and the distance is quadratic
   if (given.empty() || given.size() > kLongestName) return {};
   std::string best;
   size_t best_distance = 0;
@@ -163,10 +165,11 @@ std::string duration_text(double seconds) {
 std::string number_text(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
-  std::array<char, 512> buffer;   // the longest fixed form has 309 digits before the point
+  std::array<char, 512> buffer;  // the longest fixed form has 309 digits before the point
   const auto shortest = [&](std::chars_format format) {
-    return std::string(buffer.data(),
-                       std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, format).ptr);
+    return std::string(
+        buffer.data(),
+        std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, format).ptr);
   };
   const std::string scientific = shortest(std::chars_format::scientific);
   const double size = std::abs(value);

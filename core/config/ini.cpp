@@ -17,7 +17,8 @@ std::string hex_byte(unsigned char byte) {
   return text;
 }
 
-// Length of the UTF-8 sequence at text[at], 0 when there is none (overlong forms and surrogates included).
+// Length of the UTF-8 sequence at text[at], 0 when there is none (overlong forms and surrogates
+// included).
 size_t utf8_length(std::string_view text, size_t at) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[at + i]); };
   const auto follows = [&](size_t i) { return at + i < text.size() && (byte(i) & 0xC0) == 0x80; };
@@ -49,14 +50,16 @@ IniLine bad(std::string what) { return {IniLine::Kind::Bad, {}, std::move(what)}
 IniLine parse_section(std::string_view line) {
   const size_t close = line.find(']');
   if (close == std::string_view::npos) {
-    return bad(cat("got ", shown_value(line), ", allowed: [section] (the closing bracket is missing)"));
+    return bad(
+        cat("got ", shown_value(line), ", allowed: [section] (the closing bracket is missing)"));
   }
   if (!trim(without_comment(line.substr(close + 1))).empty()) {
     return bad(cat("got ", shown_value(line), ", allowed: nothing but a comment after [section]"));
   }
   const std::string_view name = trim(line.substr(1, close - 1));
   if (!valid_ini_name(name)) {
-    return bad(cat("got section ", shown_value(name), ", allowed: letters, digits, '_', '-', parts joined by '.'"));
+    return bad(cat("got section ", shown_value(name),
+                   ", allowed: letters, digits, '_', '-', parts joined by '.'"));
   }
   return {IniLine::Kind::Section, std::string(name), {}};
 }
@@ -69,7 +72,8 @@ IniLine parse_quoted(std::string_view key, std::string_view text) {
     if (c == '"') {
       // A comment sign right after the quote is no part of the value either.
       if (!trim(without_comment(text.substr(i + 1))).empty()) {
-        return bad(cat(key, ": got ", shown_value(text), ", allowed: nothing but a comment after the closing quote"));
+        return bad(cat(key, ": got ", shown_value(text),
+                       ", allowed: nothing but a comment after the closing quote"));
       }
       return {IniLine::Kind::Entry, std::string(key), std::move(value)};
     }
@@ -85,7 +89,8 @@ IniLine parse_quoted(std::string_view key, std::string_view text) {
     } else if (escaped == 't') {
       value += '\t';
     } else {
-      return bad(cat(key, ": got ", shown_value(text), ", allowed after a backslash in quotes: \" \\ n t"));
+      return bad(cat(key, ": got ", shown_value(text),
+                     ", allowed after a backslash in quotes: \" \\ n t"));
     }
   }
   return bad(cat(key, ": got ", shown_value(text), ", allowed: a value with a closing quote"));
@@ -96,8 +101,8 @@ IniLine parse_quoted(std::string_view key, std::string_view text) {
 bool valid_ini_name(std::string_view name) {
   char previous = '.';
   for (const char c : name) {
-    const bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-                      c == '-';
+    const bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                      c == '_' || c == '-';
     if (!word && !(c == '.' && previous != '.')) return false;
     previous = c;
   }
@@ -111,7 +116,7 @@ std::string text_fault(std::string_view text) {
       return cat("control character ", ini_detail::hex_byte(byte));
     }
     const size_t length = ini_detail::utf8_length(text, i);
-    if (length == 0) return cat("byte ", ini_detail::hex_byte(byte), " is not UTF-8");
+    if (length == 0) return cat("byte ", ini_detail::hex_byte(byte), " that is not UTF-8");
     i += length;
   }
   return {};
@@ -138,7 +143,7 @@ std::string shown_value(std::string_view value) {
 IniLine parse_ini_line(std::string_view line) {
   using ini_detail::bad;
   if (const std::string fault = text_fault(line); !fault.empty()) {
-    return bad(cat("got a line with a ", fault, ", allowed: UTF-8 text"));
+    return bad(cat("got a line with ", fault, ", allowed: UTF-8 text"));
   }
   const std::string_view text = trim(line);
   if (text.empty() || ini_detail::is_comment_sign(text.front())) return {};
@@ -149,7 +154,8 @@ IniLine parse_ini_line(std::string_view line) {
   }
   const std::string_view key = trim(text.substr(0, equals));
   if (!valid_ini_name(key)) {
-    return bad(cat("got key ", shown_value(key), ", allowed: letters, digits, '_', '-', parts joined by '.'"));
+    return bad(cat("got key ", shown_value(key),
+                   ", allowed: letters, digits, '_', '-', parts joined by '.'"));
   }
   const std::string_view after = text.substr(equals + 1);
   const std::string_view value = trim(after);
@@ -166,7 +172,7 @@ bool parse_ini_list(std::string_view value, std::vector<std::string>& elements) 
   elements.clear();
   if (value.find_first_not_of(" \t") == std::string_view::npos) return true;
   std::string element;
-  size_t kept = 0;   // length of the element without white space at its end
+  size_t kept = 0;  // length of the element without white space at its end
   for (size_t i = 0; i <= value.size(); ++i) {
     if (i == value.size() || value[i] == ',') {
       if (kept == 0) return false;

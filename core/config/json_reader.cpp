@@ -16,7 +16,8 @@ namespace json_reader_detail {
 
 using Json = nlohmann::json;
 
-// A value as messages show it: scalars as written, containers by kind (they may be large or deeply nested).
+// A value as messages show it: scalars as written, containers by kind (they may be large or deeply
+// nested).
 std::string shown(const Json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return value.empty() ? "an empty list" : "a list";
@@ -105,43 +106,50 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
     try {
       root_ = Json::parse(text);
     } catch (const Json::parse_error& error) {
-      throw ConfigError(json_reader_detail::place(text, error.byte, name), "text that is no JSON", "a JSON object");
+      throw ConfigError(json_reader_detail::place(text, error.byte, name), "text that is no JSON",
+                        "a JSON object");
     } catch (const Json::exception&) {
       throw ConfigError(name, "a number that no double can hold", "a JSON object");
     }
-    if (!root_.is_object()) throw ConfigError(name, json_reader_detail::shown(root_), "a JSON object");
+    if (!root_.is_object()) {
+      throw ConfigError(name, json_reader_detail::shown(root_), "a JSON object");
+    }
     path_.push_back({&root_, {}});
   }
 
   void field(std::string_view key, bool& value, std::string_view) override {
     read(key, value, Allowed<bool>{"true, false", {}}, "true, false");
   }
-  void field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed, std::string_view) override {
-    read(key, value, allowed, allowed.text);
-  }
-  void field(std::string_view key, double& value, const Allowed<double>& allowed, std::string_view) override {
-    read(key, value, allowed, allowed.text);
-  }
-  void field(std::string_view key, std::string& value, const Allowed<std::string>& allowed, std::string_view) override {
-    read(key, value, allowed, allowed.text);
-  }
-  void field(std::string_view key, std::vector<std::string>& value, const Allowed<std::string>& allowed,
+  void field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed,
              std::string_view) override {
+    read(key, value, allowed, allowed.text);
+  }
+  void field(std::string_view key, double& value, const Allowed<double>& allowed,
+             std::string_view) override {
+    read(key, value, allowed, allowed.text);
+  }
+  void field(std::string_view key, std::string& value, const Allowed<std::string>& allowed,
+             std::string_view) override {
+    read(key, value, allowed, allowed.text);
+  }
+  void field(std::string_view key, std::vector<std::string>& value,
+             const Allowed<std::string>& allowed, std::string_view) override {
     read(key, value, allowed, cat("list, each: ", allowed.text));
   }
   void field(std::string_view key, std::vector<double>& value, const Allowed<double>& allowed,
              std::string_view) override {
     read(key, value, allowed, cat("list, each: ", allowed.text));
   }
-  void field(std::string_view key, std::optional<int64_t>& value, const Allowed<int64_t>& allowed, std::string_view,
-             std::string_view) override {
+  void field(std::string_view key, std::optional<int64_t>& value, const Allowed<int64_t>& allowed,
+             std::string_view, std::string_view) override {
     read(key, value, allowed, allowed.text);
   }
-  void field(std::string_view key, std::optional<double>& value, const Allowed<double>& allowed, std::string_view,
-             std::string_view) override {
+  void field(std::string_view key, std::optional<double>& value, const Allowed<double>& allowed,
+             std::string_view, std::string_view) override {
     read(key, value, allowed, allowed.text);
   }
-  void required(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed, std::string_view help) override {
+  void required(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed,
+                std::string_view help) override {
     if (find(key) == nullptr) return report_missing(key, allowed.text);
     field(key, value, allowed, help);
   }
@@ -171,9 +179,12 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
   }
   void problem(std::string_view key, const std::string& given, const std::string& allowed,
                const std::string& hint) override {
-    report(problem_text(json_reader_detail::joined(path_.back().second, key), given, allowed, hint));
+    report(
+        problem_text(json_reader_detail::joined(path_.back().second, key), given, allowed, hint));
   }
-  void ignore(std::string_view key) override { used_.insert(json_reader_detail::joined(path_.back().second, key)); }
+  void ignore(std::string_view key) override {
+    used_.insert(json_reader_detail::joined(path_.back().second, key));
+  }
 
   std::vector<std::string> unused() const {
     std::vector<std::string> out;
@@ -186,8 +197,8 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
   }
 
  private:
-  // The value of a key of the current section and marks it used. nullptr: absent or null. "optim.aux" is the member
-  // of that name or, without one, member "aux" of member "optim".
+  // The value of a key of the current section and marks it used. nullptr: absent or null.
+  // "optim.aux" is the member of that name or, without one, member "aux" of member "optim".
   const Json* find(std::string_view key) {
     const auto& [object, prefix] = path_.back();
     used_.insert(json_reader_detail::joined(prefix, key));
@@ -209,7 +220,8 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
   }
 
   template <class Target, class T>
-  void read(std::string_view key, Target& value, const Allowed<T>& allowed, const std::string& text) {
+  void read(std::string_view key, Target& value, const Allowed<T>& allowed,
+            const std::string& text) {
     const Json* json = find(key);
     if (json == nullptr) return;
     Target parsed{};
@@ -219,10 +231,12 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
     }
     std::string hint;
     if constexpr (std::is_same_v<Target, std::string>) {
-      if (json->is_string()) hint = did_you_mean(json->get_ref<const std::string&>(), allowed.choices);
+      if (json->is_string()) {
+        hint = did_you_mean(json->get_ref<const std::string&>(), allowed.choices);
+      }
     }
-    report(problem_text(json_reader_detail::joined(path_.back().second, key), json_reader_detail::shown(*json), text,
-                        hint));
+    report(problem_text(json_reader_detail::joined(path_.back().second, key),
+                        json_reader_detail::shown(*json), text, hint));
   }
 
   void report_missing(std::string_view key, const std::string& allowed) {
@@ -233,10 +247,13 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
   // Each problem once, however often a section is visited.
   void report(const std::string& problem) {
     std::string text = cat(name_, ": ", problem);
-    if (std::find(problems_.begin(), problems_.end(), text) == problems_.end()) problems_.push_back(std::move(text));
+    if (std::find(problems_.begin(), problems_.end(), text) == problems_.end()) {
+      problems_.push_back(std::move(text));
+    }
   }
 
-  void collect_unused(const Json& object, const std::string& prefix, std::vector<std::string>& out) const {
+  void collect_unused(const Json& object, const std::string& prefix,
+                      std::vector<std::string>& out) const {
     for (const auto& [key, value] : object.items()) {
       const std::string full = json_reader_detail::joined(prefix, key);
       if (sections_.count(full) != 0 && value.is_object()) {
@@ -249,7 +266,8 @@ class JsonConfigReader::Impl final : public ConfigVisitor {
 
   std::string name_;
   Json root_;
-  std::vector<std::pair<const Json*, std::string>> path_;   // object (nullptr when absent) and its dotted name
+  std::vector<std::pair<const Json*, std::string>>
+      path_;  // object (nullptr when absent) and its dotted name
   std::set<std::string> used_;
   std::set<std::string> sections_;
   std::vector<std::string> problems_;

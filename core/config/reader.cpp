@@ -29,7 +29,9 @@ bool within(std::string_view key, std::string_view section) {
   return key.size() > section.size() && key.starts_with(section) && key[section.size()] == '.';
 }
 
-std::string list_of(const std::string& element) { return cat("comma-separated list, each: ", element); }
+std::string list_of(const std::string& element) {
+  return cat("comma-separated list, each: ", element);
+}
 
 template <class T>
 bool fits(const Allowed<T>& allowed, const T& value) {
@@ -38,8 +40,8 @@ bool fits(const Allowed<T>& allowed, const T& value) {
 
 // On failure `culprit` becomes the element that does not fit.
 template <class T, class ParseElement>
-bool parse_elements(const std::string& text, const Allowed<T>& allowed, std::vector<T>& out, std::string& culprit,
-                    ParseElement parse) {
+bool parse_elements(const std::string& text, const Allowed<T>& allowed, std::vector<T>& out,
+                    std::string& culprit, ParseElement parse) {
   std::vector<std::string> elements;
   if (!parse_ini_list(text, elements)) return false;
   for (const std::string& element : elements) {
@@ -54,7 +56,8 @@ bool parse_elements(const std::string& text, const Allowed<T>& allowed, std::vec
 }
 
 template <class T, class ParseValue>
-bool parse_or_unset(const std::string& text, const Allowed<T>& allowed, std::optional<T>& out, ParseValue parse) {
+bool parse_or_unset(const std::string& text, const Allowed<T>& allowed, std::optional<T>& out,
+                    ParseValue parse) {
   if (text == kUnset) {
     out.reset();
     return true;
@@ -74,7 +77,7 @@ bool is_number(const std::string& text) {
 }  // namespace reader_detail
 
 void ConfigReader::add_ini(std::string_view text, const std::string& name) {
-  constexpr size_t kMostSyntaxProblems = 50;   // a file of another kind given by mistake
+  constexpr size_t kMostSyntaxProblems = 50;  // a file of another kind given by mistake
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
   std::string section;
   bool in_section = false, skipping = false;
@@ -92,7 +95,8 @@ void ConfigReader::add_ini(std::string_view text, const std::string& name) {
     IniLine parsed = parse_ini_line(line);
     if (parsed.kind == IniLine::Kind::Bad) {
       syntax(where, parsed.value);
-      // Keys below a broken header belong to a section nobody can name: one problem, not one for each.
+      // Keys below a broken header belong to a section nobody can name: one problem, not one for
+      // each.
       if (trim(line).starts_with('[')) skipping = true;
     } else if (parsed.kind == IniLine::Kind::Section) {
       section = parsed.name;
@@ -101,7 +105,8 @@ void ConfigReader::add_ini(std::string_view text, const std::string& name) {
       headers_.emplace(section, where);
     } else if (parsed.kind == IniLine::Kind::Entry && !skipping) {
       if (!in_section) {
-        syntax(where, cat(parsed.name, ": got a key before any section, allowed: keys below a [section] line"));
+        syntax(where, cat(parsed.name,
+                          ": got a key before any section, allowed: keys below a [section] line"));
         continue;
       }
       const std::string key = cat(section, '.', parsed.name);
@@ -112,7 +117,8 @@ void ConfigReader::add_ini(std::string_view text, const std::string& name) {
     }
   }
   if (bad_lines > kMostSyntaxProblems) {
-    problems_.push_back(cat(name, ": ", bad_lines - kMostSyntaxProblems, " more lines of this kind; is this a run file?"));
+    problems_.push_back(cat(name, ": ", bad_lines - kMostSyntaxProblems,
+                            " more lines of this kind; is this a run file?"));
   }
 }
 
@@ -136,21 +142,26 @@ void ConfigReader::add_file(const std::string& path) {
 void ConfigReader::add_override(const std::string& key, const std::string& value) {
   const std::string where = cat(reader_detail::kOverride, key);
   if (!valid_ini_name(key) || reader_detail::section_of(key).empty()) {
-    report(problem_text(cat("command line: ", shown_value(where)), "no section.key", "--section.key=value"));
+    report(problem_text(cat("command line: ", shown_value(where)), "no section.key",
+                        "--section.key=value"));
     return;
   }
   if (const std::string fault = text_fault(value); !fault.empty()) {
-    report(problem_text(where, cat("a value with a ", fault), "UTF-8 text"));
+    report(problem_text(where, cat("a value with ", fault), "UTF-8 text"));
     return;
   }
   ConfigEntry& entry = entries_[key];
-  if (starts_with(entry.where, reader_detail::kOverride)) report(cat(where, ": given twice on the command line"));
+  if (starts_with(entry.where, reader_detail::kOverride)) {
+    report(cat(where, ": given twice on the command line"));
+  }
   entry = {value, where};
 }
 
 const std::string* ConfigReader::peek(const std::string& key) {
   known_.insert(key);
-  if (std::string section = reader_detail::section_of(key); !section.empty()) known_sections_.insert(std::move(section));
+  if (std::string section = reader_detail::section_of(key); !section.empty()) {
+    known_sections_.insert(std::move(section));
+  }
   const auto entry = entries_.find(key);
   if (entry == entries_.end()) return nullptr;
   entry->second.used = true;
@@ -207,28 +218,31 @@ void ConfigReader::field(std::string_view key, bool& value, std::string_view) {
        [](const std::string& text, bool& out, std::string&) { return parse_bool(text, out); });
 }
 
-void ConfigReader::field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed, std::string_view) {
+void ConfigReader::field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed,
+                         std::string_view) {
   read(key, value, allowed.text, {}, [&](const std::string& text, int64_t& out, std::string&) {
     return parse_integer(text, out) && reader_detail::fits(allowed, out);
   });
 }
 
-void ConfigReader::field(std::string_view key, double& value, const Allowed<double>& allowed, std::string_view) {
+void ConfigReader::field(std::string_view key, double& value, const Allowed<double>& allowed,
+                         std::string_view) {
   read(key, value, allowed.text, {}, [&](const std::string& text, double& out, std::string&) {
     return parse_number(text, out) && reader_detail::fits(allowed, out);
   });
 }
 
-void ConfigReader::field(std::string_view key, std::string& value, const Allowed<std::string>& allowed,
-                         std::string_view) {
-  read(key, value, allowed.text, allowed.choices, [&](const std::string& text, std::string& out, std::string&) {
-    out = text;
-    return reader_detail::fits(allowed, out);
-  });
+void ConfigReader::field(std::string_view key, std::string& value,
+                         const Allowed<std::string>& allowed, std::string_view) {
+  read(key, value, allowed.text, allowed.choices,
+       [&](const std::string& text, std::string& out, std::string&) {
+         out = text;
+         return reader_detail::fits(allowed, out);
+       });
 }
 
-void ConfigReader::field(std::string_view key, std::vector<std::string>& value, const Allowed<std::string>& allowed,
-                         std::string_view) {
+void ConfigReader::field(std::string_view key, std::vector<std::string>& value,
+                         const Allowed<std::string>& allowed, std::string_view) {
   read(key, value, reader_detail::list_of(allowed.text), allowed.choices,
        [&](const std::string& text, std::vector<std::string>& out, std::string& culprit) {
          const auto copy = [](const std::string& element, std::string& item) {
@@ -239,24 +253,24 @@ void ConfigReader::field(std::string_view key, std::vector<std::string>& value, 
        });
 }
 
-void ConfigReader::field(std::string_view key, std::vector<double>& value, const Allowed<double>& allowed,
-                         std::string_view) {
+void ConfigReader::field(std::string_view key, std::vector<double>& value,
+                         const Allowed<double>& allowed, std::string_view) {
   read(key, value, reader_detail::list_of(allowed.text), {},
        [&](const std::string& text, std::vector<double>& out, std::string& culprit) {
          return reader_detail::parse_elements(text, allowed, out, culprit, parse_number);
        });
 }
 
-void ConfigReader::field(std::string_view key, std::optional<int64_t>& value, const Allowed<int64_t>& allowed,
-                         std::string_view, std::string_view) {
+void ConfigReader::field(std::string_view key, std::optional<int64_t>& value,
+                         const Allowed<int64_t>& allowed, std::string_view, std::string_view) {
   read(key, value, cat(allowed.text, ", auto"), {},
        [&](const std::string& text, std::optional<int64_t>& out, std::string&) {
          return reader_detail::parse_or_unset(text, allowed, out, parse_integer);
        });
 }
 
-void ConfigReader::field(std::string_view key, std::optional<double>& value, const Allowed<double>& allowed,
-                         std::string_view, std::string_view) {
+void ConfigReader::field(std::string_view key, std::optional<double>& value,
+                         const Allowed<double>& allowed, std::string_view, std::string_view) {
   read(key, value, cat(allowed.text, ", auto"), {},
        [&](const std::string& text, std::optional<double>& out, std::string&) {
          return reader_detail::parse_or_unset(text, allowed, out, parse_number);
@@ -274,8 +288,8 @@ void ConfigReader::required(std::string_view key, bool& value, std::string_view 
   field(key, value, help);
 }
 
-void ConfigReader::required(std::string_view key, std::string& value, const Allowed<std::string>& allowed,
-                            std::string_view help) {
+void ConfigReader::required(std::string_view key, std::string& value,
+                            const Allowed<std::string>& allowed, std::string_view help) {
   if (find(key) == nullptr) return report_missing(key, allowed.text);
   field(key, value, allowed, help);
 }
@@ -290,8 +304,8 @@ void ConfigReader::end_section() {
   sections_.pop_back();
 }
 
-void ConfigReader::problem(std::string_view key, const std::string& given, const std::string& allowed,
-                           const std::string& hint) {
+void ConfigReader::problem(std::string_view key, const std::string& given,
+                           const std::string& allowed, const std::string& hint) {
   std::string full = full_key(key);
   // visit() of one section may speak of a key of another by its full name.
   if (known_.count(full) == 0 && known_.count(std::string(key)) != 0) full = key;
@@ -315,13 +329,17 @@ void ConfigReader::ignore(std::string_view key) {
 void ConfigReader::report_unknown_sections() {
   const std::vector<std::string> names(known_sections_.begin(), known_sections_.end());
   for (const auto& [section, where] : headers_) {
-    // Known too: a prefix of dotted keys ("[model.rope_scaling]"), and what ignore() named as a whole.
+    // Known too: a prefix of dotted keys ("[model.rope_scaling]"), and what ignore() named as a
+    // whole.
     bool known = known_sections_.count(section) != 0 || known_.count(section) != 0;
-    for (const auto& [key, entry] : entries_) known = known || (entry.used && reader_detail::within(key, section));
+    for (const auto& [key, entry] : entries_) {
+      known = known || (entry.used && reader_detail::within(key, section));
+    }
     for (const std::string& key : known_) known = known || reader_detail::within(key, section);
     if (known) continue;
     const std::string hint = did_you_mean(section, names);
-    report(cat(where, ": [", section, "]: unknown section.", hint.empty() ? cat(" Allowed: ", join(names)) : hint));
+    report(cat(where, ": [", section, "]: unknown section.",
+               hint.empty() ? cat(" Allowed: ", join(names)) : hint));
     for (auto& [key, entry] : entries_) {
       const bool from_file = !starts_with(entry.where, reader_detail::kOverride);
       if (from_file && reader_detail::within(key, section)) entry.used = true;
@@ -336,10 +354,13 @@ void ConfigReader::report_unknown_keys() {
     const std::string section = reader_detail::section_of(key), leaf = reader_detail::leaf_of(key);
     std::vector<std::string> siblings, elsewhere;
     for (const std::string& name : names) {
-      if (reader_detail::section_of(name) == section) siblings.push_back(reader_detail::leaf_of(name));
+      if (reader_detail::section_of(name) == section) {
+        siblings.push_back(reader_detail::leaf_of(name));
+      }
       if (reader_detail::leaf_of(name) == leaf) elsewhere.push_back(name);
     }
-    // The most likely mistakes first: a misspelt key of this section, a key of another section, a misspelt section.
+    // The most likely mistakes first: a misspelt key of this section, a key of another section, a
+    // misspelt section.
     std::string suggestion = nearest(leaf, siblings);
     if (!suggestion.empty()) suggestion = cat(section, '.', suggestion);
     if (suggestion.empty() && !elsewhere.empty()) {
@@ -347,8 +368,9 @@ void ConfigReader::report_unknown_keys() {
       if (suggestion.empty()) suggestion = elsewhere.front();
     }
     if (suggestion.empty()) suggestion = nearest(key, names);
-    std::string text = starts_with(entry.where, reader_detail::kOverride) ? entry.where
-                                                                          : cat(entry.where, ": ", key);
+    std::string text = starts_with(entry.where, reader_detail::kOverride)
+                           ? entry.where
+                           : cat(entry.where, ": ", key);
     text += ": unknown key.";
     constexpr size_t kMostListed = 20;
     if (!suggestion.empty()) {

@@ -48,7 +48,7 @@ struct Decimal {
 };
 
 bool parse_decimal(std::string_view text, Decimal& out) {
-  constexpr int kMostDigits = 30;   // keeps every product below within 128 bits
+  constexpr int kMostDigits = 30;  // keeps every product below within 128 bits
   size_t i = 0;
   if (i < text.size() && (text[i] == '+' || text[i] == '-')) out.negative = text[i++] == '-';
   int digits = 0, significant = 0;
@@ -70,10 +70,14 @@ bool parse_decimal(std::string_view text, Decimal& out) {
   if (text[i] != 'e' && text[i] != 'E') return false;
   std::string_view power = text.substr(i + 1);
   if (power.starts_with('+')) power.remove_prefix(1);
-  if (power.empty() || !(is_digit(power.front()) || (power.size() > 1 && power.front() == '-'))) return false;
+  if (power.empty() || !(is_digit(power.front()) || (power.size() > 1 && power.front() == '-'))) {
+    return false;
+  }
   int value = 0;
   const auto [end, fault] = std::from_chars(power.data(), power.data() + power.size(), value);
-  if (fault != std::errc() || end != power.data() + power.size() || std::abs(value) > 100) return false;
+  if (fault != std::errc() || end != power.data() + power.size() || std::abs(value) > 100) {
+    return false;
+  }
   out.exponent += value;
   return true;
 }
@@ -126,8 +130,9 @@ bool parse_number(std::string_view text, double& value) {
 
 bool parse_bool(std::string_view text, bool& value) {
   std::string word(trim(text));
-  std::transform(word.begin(), word.end(), word.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  std::transform(word.begin(), word.end(), word.begin(), [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
   for (const char* yes : {"true", "on", "yes", "1"}) {
     if (word == yes) return value = true;
   }

@@ -7,7 +7,7 @@
 //     v.field("lr", lr, positive(), "peak learning rate");
 //   }
 //
-// Implementations: ConfigReader (core/config/reader.h), ConfigWriter and HelpPrinter (core/config/writer.h),
+// Implementations: ConfigReader (core/config/reader.h), ConfigWriter (core/config/writer.h),
 // JsonConfigReader (core/config/json_reader.h). The value a field holds when it is visited is its default.
 #include <cstdint>
 #include <functional>

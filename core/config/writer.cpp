@@ -17,9 +17,9 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kBool = "true, false";
 
 struct Row {
-  std::string key;           // within its section
-  std::string ini;           // value as a run file spells it
-  std::string shown;         // value as help shows it
+  std::string key;    // within its section
+  std::string ini;    // value as a run file spells it
+  std::string shown;  // value as help shows it
   Json value;
   std::string type;
   std::string allowed;
@@ -32,7 +32,9 @@ struct Section {
   std::string help;
   std::vector<Row> rows;
 
-  std::string full_key(const Row& row) const { return name.empty() ? row.key : cat(name, '.', row.key); }
+  std::string full_key(const Row& row) const {
+    return name.empty() ? row.key : cat(name, '.', row.key);
+  }
 };
 
 // One line, whatever the help text contains.
@@ -62,7 +64,9 @@ std::string ini(const std::vector<Section>& sections) {
     if (section.rows.empty()) continue;
     STRATA_CHECK(!section.name.empty(), "a run file cannot hold keys outside a section");
     out += cat(out.empty() ? "" : "\n", '[', section.name, "]\n");
-    for (const Row& row : section.rows) out += cat(row.key, " =", row.ini.empty() ? "" : " ", row.ini, '\n');
+    for (const Row& row : section.rows) {
+      out += cat(row.key, " =", row.ini.empty() ? "" : " ", row.ini, '\n');
+    }
   }
   return out;
 }
@@ -77,10 +81,11 @@ std::string help(const std::vector<Section>& sections) {
       values = std::max(values, row.shown.size());
     }
     values = std::min<size_t>(values, 24);
-    out += cat(out.empty() ? "" : "\n", section.name, section.help.empty() ? "" : ": ", line(section.help), '\n');
+    out += cat(out.empty() ? "" : "\n", section.name, section.help.empty() ? "" : ": ",
+               line(section.help), '\n');
     for (const Row& row : section.rows) {
-      out += cat("  ", padded(section.full_key(row), keys), "  ", padded(row.shown, values), "  ", line(row.help), " [",
-                 row.allowed, "]\n");
+      out += cat("  ", padded(section.full_key(row), keys), "  ", padded(row.shown, values), "  ",
+                 line(row.help), " [", row.allowed, "]\n");
     }
   }
   return out;
@@ -94,8 +99,8 @@ std::string markdown(const std::vector<Section>& sections) {
     if (!section.help.empty()) out += cat(line(section.help), "\n\n");
     out += "| key | default | allowed | meaning |\n|---|---|---|---|\n";
     for (const Row& row : section.rows) {
-      out += cat("| `", row.key, "` | ", markdown_cell(row.shown), " | ", markdown_cell(row.allowed), " | ",
-                 markdown_cell(row.help), " |\n");
+      out += cat("| `", row.key, "` | ", markdown_cell(row.shown), " | ",
+                 markdown_cell(row.allowed), " | ", markdown_cell(row.help), " |\n");
     }
   }
   return out;
@@ -105,7 +110,10 @@ std::string json(const std::vector<Section>& sections) {
   Json out = Json::object();
   for (const Section& section : sections) {
     for (const Row& row : section.rows) {
-      Json entry = {{"type", row.type}, {"default", row.value}, {"allowed", row.allowed}, {"help", line(row.help)}};
+      Json entry = {{"type", row.type},
+                    {"default", row.value},
+                    {"allowed", row.allowed},
+                    {"help", line(row.help)}};
       if (row.required) entry["required"] = true;
       out[section.full_key(row)] = std::move(entry);
     }
@@ -121,10 +129,14 @@ class ConfigWriter::Impl final : public ConfigVisitor {
 
   std::string text() const {
     switch (format_) {
-      case ConfigFormat::Ini: return writer_detail::ini(sections_);
-      case ConfigFormat::Help: return writer_detail::help(sections_);
-      case ConfigFormat::Markdown: return writer_detail::markdown(sections_);
-      case ConfigFormat::Json: return writer_detail::json(sections_);
+      case ConfigFormat::Ini:
+        return writer_detail::ini(sections_);
+      case ConfigFormat::Help:
+        return writer_detail::help(sections_);
+      case ConfigFormat::Markdown:
+        return writer_detail::markdown(sections_);
+      case ConfigFormat::Json:
+        return writer_detail::json(sections_);
     }
     return {};
   }
@@ -132,18 +144,20 @@ class ConfigWriter::Impl final : public ConfigVisitor {
   void field(std::string_view key, bool& value, std::string_view help) override {
     put(key, value ? "true" : "false", value, "boolean", writer_detail::kBool, help);
   }
-  void field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed, std::string_view help) override {
+  void field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed,
+             std::string_view help) override {
     put(key, std::to_string(value), value, "integer", allowed.text, help);
   }
-  void field(std::string_view key, double& value, const Allowed<double>& allowed, std::string_view help) override {
+  void field(std::string_view key, double& value, const Allowed<double>& allowed,
+             std::string_view help) override {
     put(key, number_text(value), value, "number", allowed.text, help);
   }
   void field(std::string_view key, std::string& value, const Allowed<std::string>& allowed,
              std::string_view help) override {
     put(key, ini_value_text(value), value, "text", allowed.text, help);
   }
-  void field(std::string_view key, std::vector<std::string>& value, const Allowed<std::string>& allowed,
-             std::string_view help) override {
+  void field(std::string_view key, std::vector<std::string>& value,
+             const Allowed<std::string>& allowed, std::string_view help) override {
     put(key, ini_list_text(value), value, "list of text", cat("list of: ", allowed.text), help);
   }
   void field(std::string_view key, std::vector<double>& value, const Allowed<double>& allowed,
@@ -154,13 +168,16 @@ class ConfigWriter::Impl final : public ConfigVisitor {
   }
   void field(std::string_view key, std::optional<int64_t>& value, const Allowed<int64_t>& allowed,
              std::string_view unset, std::string_view help) override {
-    put_optional(key, value ? std::to_string(*value) : "auto", value, "integer", allowed.text, unset, help);
+    put_optional(key, value ? std::to_string(*value) : "auto", value, "integer", allowed.text,
+                 unset, help);
   }
   void field(std::string_view key, std::optional<double>& value, const Allowed<double>& allowed,
              std::string_view unset, std::string_view help) override {
-    put_optional(key, value ? number_text(*value) : "auto", value, "number", allowed.text, unset, help);
+    put_optional(key, value ? number_text(*value) : "auto", value, "number", allowed.text, unset,
+                 help);
   }
-  void required(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed, std::string_view help) override {
+  void required(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed,
+                std::string_view help) override {
     field(key, value, allowed, help);
     mark_required();
   }
@@ -183,20 +200,23 @@ class ConfigWriter::Impl final : public ConfigVisitor {
     path_.pop_back();
   }
   // A writer shows what is there; contradictions are the reader's to report.
-  void problem(std::string_view, const std::string&, const std::string&, const std::string&) override {}
+  void problem(std::string_view, const std::string&, const std::string&,
+               const std::string&) override {}
 
  private:
   writer_detail::Section& section(const std::string& name) {
-    const auto found = std::find_if(sections_.begin(), sections_.end(), [&](const auto& s) { return s.name == name; });
+    const auto found = std::find_if(sections_.begin(), sections_.end(),
+                                    [&](const auto& s) { return s.name == name; });
     if (found != sections_.end()) return *found;
     return sections_.emplace_back(writer_detail::Section{name, {}, {}});
   }
 
   // The row of a key, new or from an earlier visit of the same section, which it replaces.
-  writer_detail::Row& put(std::string_view key, std::string ini, writer_detail::Json value, std::string type,
-                          std::string allowed, std::string_view help) {
+  writer_detail::Row& put(std::string_view key, std::string ini, writer_detail::Json value,
+                          std::string type, std::string allowed, std::string_view help) {
     auto& rows = section(join(path_, ".")).rows;
-    auto found = std::find_if(rows.begin(), rows.end(), [&](const auto& row) { return row.key == key; });
+    auto found =
+        std::find_if(rows.begin(), rows.end(), [&](const auto& row) { return row.key == key; });
     if (found == rows.end()) found = rows.insert(rows.end(), writer_detail::Row{});
     std::string shown = ini.empty() ? "\"\"" : ini;
     *found = {std::string(key), std::move(ini),     std::move(shown),  std::move(value),
@@ -206,8 +226,9 @@ class ConfigWriter::Impl final : public ConfigVisitor {
   }
 
   template <class T>
-  void put_optional(std::string_view key, std::string ini, const std::optional<T>& value, std::string type,
-                    const std::string& allowed, std::string_view unset, std::string_view help) {
+  void put_optional(std::string_view key, std::string ini, const std::optional<T>& value,
+                    std::string type, const std::string& allowed, std::string_view unset,
+                    std::string_view help) {
     writer_detail::Json json = nullptr;
     if (value) json = *value;
     std::string all = cat(allowed, ", auto");
@@ -225,7 +246,7 @@ class ConfigWriter::Impl final : public ConfigVisitor {
   ConfigFormat format_;
   std::vector<std::string> path_;
   std::vector<writer_detail::Section> sections_;
-  std::pair<std::string, ptrdiff_t> last_;   // section and row written last
+  std::pair<std::string, ptrdiff_t> last_;  // section and row written last
 };
 
 ConfigWriter::ConfigWriter(ConfigFormat format) : impl_(std::make_unique<Impl>(format)) {}

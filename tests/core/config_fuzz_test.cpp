@@ -1,4 +1,5 @@
-// Mutated run files and config.json texts: the readers must end, and ConfigError is the only way out.
+// Mutated run files and config.json texts: the readers must end, and ConfigError is the only way
+// out.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -31,10 +32,18 @@ std::string mutated(std::string text, const std::vector<std::string>& pieces, Di
       case 0:
         if (!text.empty()) text[at] = static_cast<char>(dice.below(256));
         break;
-      case 1: text.erase(at, length); break;
-      case 2: text.insert(at, pieces[dice.below(pieces.size())]); break;
-      case 3: text.insert(at, text.substr(dice.below(text.size() + 1), 40)); break;
-      default: text.resize(at); break;
+      case 1:
+        text.erase(at, length);
+        break;
+      case 2:
+        text.insert(at, pieces[dice.below(pieces.size())]);
+        break;
+      case 3:
+        text.insert(at, text.substr(dice.below(text.size() + 1), 40));
+        break;
+      default:
+        text.resize(at);
+        break;
     }
   }
   return text;
@@ -72,12 +81,34 @@ struct Outcome {
 
 TEST(ConfigFuzz, RunFiles) {
   const std::string seed_text =
-      "# run\n[optim]\nflag = on\ncount = 4k\nrate = 1.5e-3  ; comment\nname = muon\nnames = a, \"b\", c\n"
-      "numbers = 1, 2.5, -3\nmaybe = auto\nneeded = 7\ninner.rate = 30s\n[optim.inner]\nneeded = \"x # y\"\n"
+      "# run\n[optim]\nflag = on\ncount = 4k\nrate = 1.5e-3  ; comment\nname = muon\nnames = a, "
+      "\"b\", c\n"
+      "numbers = 1, 2.5, -3\nmaybe = auto\nneeded = 7\ninner.rate = 30s\n[optim.inner]\nneeded = "
+      "\"x # y\"\n"
       "[optim.other]\nfree = 1\n";
-  const std::vector<std::string> pieces = {"[", "]", "=", "\"", "\\", "\n", "\r\n", "#", ";", ".", ",", "e999", "KiB", "G",
-                                           "-", "[optim]\n", "count = 9999999999999999999G\n", std::string(1, '\0'),
-                                           "\xff", "\xef\xbb\xbf", "auto", std::string(300, 'z'), "rate = nan\n"};
+  const std::vector<std::string> pieces = {"[",
+                                           "]",
+                                           "=",
+                                           "\"",
+                                           "\\",
+                                           "\n",
+                                           "\r\n",
+                                           "#",
+                                           ";",
+                                           ".",
+                                           ",",
+                                           "e999",
+                                           "KiB",
+                                           "G",
+                                           "-",
+                                           "[optim]\n",
+                                           "count = 9999999999999999999G\n",
+                                           std::string(1, '\0'),
+                                           "\xff",
+                                           "\xef\xbb\xbf",
+                                           "auto",
+                                           std::string(300, 'z'),
+                                           "rate = nan\n"};
   Dice dice("ini");
   Outcome outcome;
   for (int i = 0; i < 6000; ++i) {
@@ -85,7 +116,9 @@ TEST(ConfigFuzz, RunFiles) {
     ConfigReader reader;
     try {
       reader.add_ini(text, "fuzz.ini");
-      if (dice.below(4) == 0) reader.add_override(mutated("optim.count", pieces, dice), mutated("3", pieces, dice));
+      if (dice.below(4) == 0) {
+        reader.add_override(mutated("optim.count", pieces, dice), mutated("3", pieces, dice));
+      }
       reader.begin_section("optim", "");
       visit_all(reader);
       reader.end_section();
@@ -94,7 +127,9 @@ TEST(ConfigFuzz, RunFiles) {
     } catch (const ConfigError& error) {
       ++outcome.refused;
       ASSERT_FALSE(error.problems().empty());
-      for (const std::string& problem : error.problems()) ASSERT_LT(problem.size(), 1500u) << problem;
+      for (const std::string& problem : error.problems()) {
+        ASSERT_LT(problem.size(), 1500u) << problem;
+      }
     } catch (const std::exception& error) {
       FAIL() << error.what() << "\n" << text;
     }
@@ -108,9 +143,25 @@ TEST(ConfigFuzz, Json) {
   const std::string seed_text =
       R"({"flag": true, "count": 12, "rate": 0.5, "name": "muon", "names": ["a", "b"], "numbers": [1, 2.5],
  "maybe": null, "maybe_rate": 3, "needed": 7, "inner": {"rate": 1, "needed": "x"}, "other": {"free": [1, {"a": 2}]}})";
-  const std::vector<std::string> pieces = {"{", "}", "[", "]", ":", ",", "\"", "\\u0000", "\\ud800", "null", "1e999", "-",
-                                           "9223372036854775808", "true", std::string(1, '\0'), "\xff",
-                                           std::string(500, '['), "{\"inner\":", "3.0"};
+  const std::vector<std::string> pieces = {"{",
+                                           "}",
+                                           "[",
+                                           "]",
+                                           ":",
+                                           ",",
+                                           "\"",
+                                           "\\u0000",
+                                           "\\ud800",
+                                           "null",
+                                           "1e999",
+                                           "-",
+                                           "9223372036854775808",
+                                           "true",
+                                           std::string(1, '\0'),
+                                           "\xff",
+                                           std::string(500, '['),
+                                           "{\"inner\":",
+                                           "3.0"};
   Dice dice("json");
   Outcome outcome;
   for (int i = 0; i < 6000; ++i) {
@@ -124,7 +175,9 @@ TEST(ConfigFuzz, Json) {
     } catch (const ConfigError& error) {
       ++outcome.refused;
       ASSERT_FALSE(error.problems().empty());
-      for (const std::string& problem : error.problems()) ASSERT_LT(problem.size(), 1500u) << problem;
+      for (const std::string& problem : error.problems()) {
+        ASSERT_LT(problem.size(), 1500u) << problem;
+      }
     } catch (const std::exception& error) {
       FAIL() << error.what() << "\n" << text;
     }

@@ -23,7 +23,8 @@ TEST(IniLine, BlankLinesAndComments) {
 }
 
 TEST(IniLine, Sections) {
-  for (const char* line : {"[optim.aux]", "  [ optim.aux ]  ", "[optim.aux] # comment", "[optim.aux]; comment"}) {
+  for (const char* line :
+       {"[optim.aux]", "  [ optim.aux ]  ", "[optim.aux] # comment", "[optim.aux]; comment"}) {
     const IniLine parsed = parse_ini_line(line);
     EXPECT_EQ(parsed.kind, IniLine::Kind::Section) << line;
     EXPECT_EQ(parsed.name, "optim.aux") << line;
@@ -38,7 +39,12 @@ TEST(IniLine, Entries) {
   expect_entry("url = a=b=c", "url", "a=b=c");
   expect_entry("empty =", "empty", "");
   expect_entry("path = C:\\dir \"x\"", "path", "C:\\dir \"x\"");
-  expect_entry("name = gr\xC3\xBC\xC3\x9F""e", "name", "gr\xC3\xBC\xC3\x9F""e");
+  expect_entry(
+      "name = gr\xC3\xBC\xC3\x9F"
+      "e",
+      "name",
+      "gr\xC3\xBC\xC3\x9F"
+      "e");
 }
 
 TEST(IniLine, CommentsAfterValues) {
@@ -76,11 +82,11 @@ TEST(IniLine, BadLinesSayWhatIsAllowed) {
       {std::string("a = \0", 5), "control character 0x00"},
       {"a = \x01", "control character 0x01"},
       {"a = \x7f", "control character 0x7f"},
-      {"a = \xff", "byte 0xff is not UTF-8"},
-      {"a = \xC0\x80", "byte 0xc0 is not UTF-8"},
-      {"# \xED\xA0\x80", "byte 0xed is not UTF-8"},
-      {"# \xF5\x80\x80\x80", "byte 0xf5 is not UTF-8"},
-      {"a = \xE2\x82", "byte 0xe2 is not UTF-8"},
+      {"a = \xff", "byte 0xff that is not UTF-8"},
+      {"a = \xC0\x80", "byte 0xc0 that is not UTF-8"},
+      {"# \xED\xA0\x80", "byte 0xed that is not UTF-8"},
+      {"# \xF5\x80\x80\x80", "byte 0xf5 that is not UTF-8"},
+      {"a = \xE2\x82", "byte 0xe2 that is not UTF-8"},
   };
   for (const auto& [line, expected] : cases) {
     const IniLine parsed = parse_ini_line(line);
@@ -105,7 +111,9 @@ TEST(IniList, Elements) {
   EXPECT_EQ(out, Texts({"a", "b c", "d"}));
   EXPECT_TRUE(parse_ini_list(R"(a\,b,\ c\ ,d\\)", out));
   EXPECT_EQ(out, Texts({"a,b", " c ", "d\\"}));
-  for (const char* bad : {",", "a,", ",a", "a,,b", "a, ,b"}) EXPECT_FALSE(parse_ini_list(bad, out)) << bad;
+  for (const char* bad : {",", "a,", ",a", "a,,b", "a, ,b"}) {
+    EXPECT_FALSE(parse_ini_list(bad, out)) << bad;
+  }
 }
 
 // Whatever a value holds, it is read back the same.

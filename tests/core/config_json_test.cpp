@@ -59,11 +59,12 @@ Texts problems_of(const std::string& json) {
 
 TEST(JsonConfig, ReadsEveryKind) {
   Model model;
-  EXPECT_EQ(problems_of(R"({"hidden_size": 128, "num_hidden_layers": 4.0, "norm_eps": 1e-5, "tie": true,
+  EXPECT_EQ(
+      problems_of(R"({"hidden_size": 128, "num_hidden_layers": 4.0, "norm_eps": 1e-5, "tie": true,
       "hidden_act": "gelu", "layer_types": ["full", "linear"], "betas": [0, 0.5], "heads": 8, "theta": 10000,
       "rope_scaling": {"factor": 2, "type": "yarn"}})",
-                        model),
-            Texts());
+                  model),
+      Texts());
   EXPECT_EQ(model.hidden, 128);
   EXPECT_EQ(model.layers, 4);
   EXPECT_EQ(model.eps, 1e-5);
@@ -79,10 +80,12 @@ TEST(JsonConfig, ReadsEveryKind) {
 
 TEST(JsonConfig, NullAndAbsentKeepDefaults) {
   Model model;
-  EXPECT_EQ(problems_of(R"({"num_hidden_layers": 1, "hidden_size": null, "hidden_act": null, "layer_types": null,
+  EXPECT_EQ(
+      problems_of(
+          R"({"num_hidden_layers": 1, "hidden_size": null, "hidden_act": null, "layer_types": null,
       "heads": null, "rope_scaling": null})",
-                        model),
-            Texts());
+          model),
+      Texts());
   EXPECT_EQ(model.hidden, 64);
   EXPECT_EQ(model.act, "silu");
   EXPECT_EQ(model.kinds, Texts({"default"}));
@@ -104,28 +107,34 @@ TEST(JsonConfig, WrongTypesNameKeyAndFile) {
       {R"("norm_eps": "1e-5")", "config.json: norm_eps: got \"1e-5\", allowed: number > 0"},
       {R"("norm_eps": -1)", "config.json: norm_eps: got -1, allowed: number > 0"},
       {R"("tie": 1)", "config.json: tie: got 1, allowed: true, false"},
-      {R"("hidden_act": "glu")", "config.json: hidden_act: got \"glu\", allowed: silu, gelu. Did you mean \"gelu\"?"},
+      {R"("hidden_act": "glu")",
+       "config.json: hidden_act: got \"glu\", allowed: silu, gelu. Did you mean \"gelu\"?"},
       {R"("hidden_act": 3)", "config.json: hidden_act: got 3, allowed: silu, gelu"},
-      {R"("layer_types": "full")", "config.json: layer_types: got \"full\", allowed: list, each: full, linear, default"},
+      {R"("layer_types": "full")",
+       "config.json: layer_types: got \"full\", allowed: list, each: full, linear, default"},
       {R"("layer_types": ["full", 3])",
        "config.json: layer_types: got a list, allowed: list, each: full, linear, default"},
       {R"("betas": [1])", "config.json: betas: got a list, allowed: list, each: number in [0, 1)"},
       {R"("heads": 0)", "config.json: heads: got 0, allowed: integer >= 1"},
       {R"("rope_scaling": 3)", "config.json: rope_scaling: got 3, allowed: an object"},
-      {R"("rope_scaling": {"factor": 0})", "config.json: rope_scaling.factor: got 0, allowed: number > 0"},
+      {R"("rope_scaling": {"factor": 0})",
+       "config.json: rope_scaling.factor: got 0, allowed: number > 0"},
       {R"("hidden_size": 3)", "config.json: hidden_size: got 3, allowed: even integer"},
   };
   for (const auto& [member, expected] : cases) {
     Model model;
     // Twice: a section that is visited again reports nothing twice.
-    EXPECT_EQ(problems_of(cat("{\"num_hidden_layers\": 1, ", member, "}"), model, 2), Texts({expected})) << member;
+    EXPECT_EQ(problems_of(cat("{\"num_hidden_layers\": 1, ", member, "}"), model, 2),
+              Texts({expected}))
+        << member;
     EXPECT_EQ(model.heads, std::optional<int64_t>(7)) << "a bad value must not replace the default";
   }
 }
 
 TEST(JsonConfig, RequiredKeys) {
   const Texts missing = {
-      "config.json: num_hidden_layers: got nothing, allowed: integer >= 1 (this key has no default)"};
+      "config.json: num_hidden_layers: got nothing, allowed: integer >= 1 (this key has no "
+      "default)"};
   EXPECT_EQ(problems_of("{}"), missing);
   EXPECT_EQ(problems_of(R"({"num_hidden_layers": null})"), missing);
   EXPECT_EQ(problems_of(R"({"num_hidden_layers": -1})"),
@@ -133,7 +142,10 @@ TEST(JsonConfig, RequiredKeys) {
 }
 
 TEST(JsonConfig, AllProblemsAtOnce) {
-  EXPECT_EQ(problems_of(R"({"hidden_size": "x", "norm_eps": 0, "tie": "no", "rope_scaling": {"type": 1}})").size(), 5u);
+  EXPECT_EQ(problems_of(
+                R"({"hidden_size": "x", "norm_eps": 0, "tie": "no", "rope_scaling": {"type": 1}})")
+                .size(),
+            5u);
 }
 
 TEST(JsonConfig, NotAnObject) {
@@ -141,16 +153,19 @@ TEST(JsonConfig, NotAnObject) {
   EXPECT_EQ(problems_of("3"), Texts({"config.json: got 3, allowed: a JSON object"}));
   EXPECT_EQ(problems_of("{\n  \"a\": 1,\n  \"b\": }\n"),
             Texts({"config.json:3, column 8: got text that is no JSON, allowed: a JSON object"}));
-  EXPECT_EQ(problems_of(""), Texts({"config.json:1, column 1: got text that is no JSON, allowed: a JSON object"}));
+  EXPECT_EQ(problems_of(""),
+            Texts({"config.json:1, column 1: got text that is no JSON, allowed: a JSON object"}));
   EXPECT_EQ(problems_of("{\"a\": NaN}").size(), 1u);
-  EXPECT_EQ(problems_of("{\"a\": 1e999}"), Texts({"config.json: got a number that no double can hold, allowed: a JSON object"}));
+  EXPECT_EQ(problems_of("{\"a\": 1e999}"),
+            Texts({"config.json: got a number that no double can hold, allowed: a JSON object"}));
   EXPECT_EQ(problems_of("{\"a\": \"\xff\"}").size(), 1u);
 }
 
 TEST(JsonConfig, UnusedKeys) {
-  JsonConfigReader reader(R"({"num_hidden_layers": 1, "use_cache": true, "transformers_version": "4",
+  JsonConfigReader reader(
+      R"({"num_hidden_layers": 1, "use_cache": true, "transformers_version": "4",
       "rope_scaling": {"factor": 2, "beta": 3}, "extra": {"a": 1}})",
-                          "config.json");
+      "config.json");
   Model model;
   model.visit(reader.visitor());
   EXPECT_EQ(reader.unused(), Texts({"extra", "rope_scaling.beta", "transformers_version"}));

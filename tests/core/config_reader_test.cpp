@@ -38,7 +38,9 @@ struct Optim {
     v.field("betas", betas, fraction_below_one(), "moments");
     v.field("period", period, at_least(1), "never", "refresh");
     v.field("eps", eps, positive(), "by rule", "added to the root");
-    if (warmup > 1000 && clip == 0) v.problem("warmup", cat(warmup), "integer <= 1000", "(optim.clip = 0)");
+    if (warmup > 1000 && clip == 0) {
+      v.problem("warmup", cat(warmup), "integer <= 1000", "(optim.clip = 0)");
+    }
   }
 };
 
@@ -86,7 +88,8 @@ Texts problems_of(ConfigReader& reader, Config& config) {
   return {};
 }
 
-Texts problems_of(const std::string& ini, const std::vector<std::pair<std::string, std::string>>& overrides = {}) {
+Texts problems_of(const std::string& ini,
+                  const std::vector<std::pair<std::string, std::string>>& overrides = {}) {
   ConfigReader reader;
   reader.add_ini(ini, "run.ini");
   for (const auto& [key, value] : overrides) reader.add_override(key, value);
@@ -96,11 +99,12 @@ Texts problems_of(const std::string& ini, const std::vector<std::pair<std::strin
 
 TEST(ConfigReader, ReadsEveryKind) {
   ConfigReader reader;
-  reader.add_ini(cat("\xEF\xBB\xBF", kModel, "use_cache = true\n",
-                     "[optim]\r\nname = muon   # comment\r\nlr = 2e-3\nwarmup = 2k\nnesterov = off\n"
-                     "exclude = *.bias, \"quoted\"\nbetas = 0.8, 0.99\nperiod = 10\neps = auto\n"
-                     "[optim.aux]\nlr = 5\n[model.rope_scaling]\nfactor = 4\n"),
-                 "run.ini");
+  reader.add_ini(
+      cat("\xEF\xBB\xBF", kModel, "use_cache = true\n",
+          "[optim]\r\nname = muon   # comment\r\nlr = 2e-3\nwarmup = 2k\nnesterov = off\n"
+          "exclude = *.bias, \"quoted\"\nbetas = 0.8, 0.99\nperiod = 10\neps = auto\n"
+          "[optim.aux]\nlr = 5\n[model.rope_scaling]\nfactor = 4\n"),
+      "run.ini");
   Config config;
   config.optim.eps = 1.0;
   EXPECT_EQ(problems_of(reader, config), Texts());
@@ -119,7 +123,8 @@ TEST(ConfigReader, ReadsEveryKind) {
 }
 
 TEST(ConfigReader, DottedKeysAreNestedSections) {
-  for (const char* text : {"[model]\nrope_scaling.factor = 8\n", "[model.rope_scaling]\nfactor = 8\n"}) {
+  for (const char* text :
+       {"[model]\nrope_scaling.factor = 8\n", "[model.rope_scaling]\nfactor = 8\n"}) {
     ConfigReader reader;
     reader.add_ini(cat(kModel, text), "run.ini");
     Config config;
@@ -156,8 +161,10 @@ TEST(ConfigReader, Messages) {
     Texts problems;
   };
   const std::vector<Case> cases = {
-      {"[optim]\nname = mun\n", {"run.ini:6: optim.name: got \"mun\", allowed: adamw, muon, sgd. Did you mean \"muon\"?"}},
-      {"[optim]\nname = lion\n", {"run.ini:6: optim.name: got \"lion\", allowed: adamw, muon, sgd"}},
+      {"[optim]\nname = mun\n",
+       {"run.ini:6: optim.name: got \"mun\", allowed: adamw, muon, sgd. Did you mean \"muon\"?"}},
+      {"[optim]\nname = lion\n",
+       {"run.ini:6: optim.name: got \"lion\", allowed: adamw, muon, sgd"}},
       {"[optim]\nname =\n", {"run.ini:6: optim.name: got \"\", allowed: adamw, muon, sgd"}},
       {"[optim]\n\nlr = -1\n", {"run.ini:7: optim.lr: got -1, allowed: number > 0"}},
       {"[optim]\nlr = fast\n", {"run.ini:6: optim.lr: got \"fast\", allowed: number > 0"}},
@@ -168,63 +175,82 @@ TEST(ConfigReader, Messages) {
        {"run.ini:6: optim.warmup: got \"9999999999999G\", allowed: integer >= 0"}},
       {"[optim]\nnesterov = 2\n", {"run.ini:6: optim.nesterov: got 2, allowed: true, false"}},
       {"[optim]\nbetas = 0.9, 1\n",
-       {"run.ini:6: optim.betas: got 1 in \"0.9, 1\", allowed: comma-separated list, each: number in [0, 1)"}},
-      {"[optim]\nexclude = a,,b\n", {"run.ini:6: optim.exclude: got \"a,,b\", allowed: comma-separated list, each: text"}},
+       {"run.ini:6: optim.betas: got 1 in \"0.9, 1\", allowed: comma-separated list, each: number "
+        "in [0, 1)"}},
+      {"[optim]\nexclude = a,,b\n",
+       {"run.ini:6: optim.exclude: got \"a,,b\", allowed: comma-separated list, each: text"}},
       {"[optim]\nperiod = 0\n", {"run.ini:6: optim.period: got 0, allowed: integer >= 1, auto"}},
       {"[optim]\nlr = 1\nlr = 1\n", {"run.ini:7: optim.lr: given twice, first at run.ini:6"}},
-      {"[optim]\nlr = 1\n[optim]\nlr = 1\n", {"run.ini:8: optim.lr: given twice, first at run.ini:6"}},
+      {"[optim]\nlr = 1\n[optim]\nlr = 1\n",
+       {"run.ini:8: optim.lr: given twice, first at run.ini:6"}},
       {"[optim]\nwarmup = 2000\nclip = 0\n",
        {"run.ini:6: optim.warmup: got 2000, allowed: integer <= 1000 (optim.clip = 0)"}},
       {"[optim]\nlrr = 1\n", {"run.ini:6: optim.lrr: unknown key. Did you mean \"optim.lr\"?"}},
       {"[optim]\nLR = 1\n", {"run.ini:6: optim.LR: unknown key. Did you mean \"optim.lr\"?"}},
       {"[optim]\nrope_scaling.factor = 1\n",
-       {"run.ini:6: optim.rope_scaling.factor: unknown key. Did you mean \"model.rope_scaling.factor\"?"}},
-      {"[model]\nwarmup = 1\n", {"run.ini:6: model.warmup: unknown key. Did you mean \"optim.warmup\"?"}},
-      {"[optim.aux]\nzzzzzzzz = 1\n", {"run.ini:6: optim.aux.zzzzzzzz: unknown key. Allowed in [optim.aux]: lr"}},
-      {"[optm]\nlr = 1\nname = sgd\n", {"run.ini:5: [optm]: unknown section. Did you mean \"optim\"?"}},
-      {"[zzzzzzzz]\n", {"run.ini:5: [zzzzzzzz]: unknown section. Allowed: model, model.rope_scaling, optim, optim.aux"}},
+       {"run.ini:6: optim.rope_scaling.factor: unknown key. Did you mean "
+        "\"model.rope_scaling.factor\"?"}},
+      {"[model]\nwarmup = 1\n",
+       {"run.ini:6: model.warmup: unknown key. Did you mean \"optim.warmup\"?"}},
+      {"[optim.aux]\nzzzzzzzz = 1\n",
+       {"run.ini:6: optim.aux.zzzzzzzz: unknown key. Allowed in [optim.aux]: lr"}},
+      {"[optm]\nlr = 1\nname = sgd\n",
+       {"run.ini:5: [optm]: unknown section. Did you mean \"optim\"?"}},
+      {"[zzzzzzzz]\n",
+       {"run.ini:5: [zzzzzzzz]: unknown section. Allowed: model, model.rope_scaling, optim, "
+        "optim.aux"}},
       {"[model.foo]\nx = 1\n",
-       {"run.ini:5: [model.foo]: unknown section. Allowed: model, model.rope_scaling, optim, optim.aux"}},
+       {"run.ini:5: [model.foo]: unknown section. Allowed: model, model.rope_scaling, optim, "
+        "optim.aux"}},
       {"[model.quantization_config]\nbits = 8\n", {}},
       {"[model.quantization_config]\n", {}},
       {"[optim\nlr = 1\nfoo = 2\n[model]\nuse_cache = 1\n",
        {"run.ini:5: got \"[optim\", allowed: [section] (the closing bracket is missing)"}},
       {"[optim]\nlr\n", {"run.ini:6: got \"lr\", allowed: key = value, [section], # comment"}},
-      {"[optim]\nname = \"sgd\n", {"run.ini:6: name: got \"\"sgd\", allowed: a value with a closing quote"}},
-      {std::string("[optim]\nlr = 1\0\n", 16), {"run.ini:6: got a line with a control character 0x00, allowed: UTF-8 text"}},
-      {"[optim]\nname = \xff\n", {"run.ini:6: got a line with a byte 0xff is not UTF-8, allowed: UTF-8 text"}},
+      {"[optim]\nname = \"sgd\n",
+       {"run.ini:6: name: got \"\"sgd\", allowed: a value with a closing quote"}},
+      {std::string("[optim]\nlr = 1\0\n", 16),
+       {"run.ini:6: got a line with control character 0x00, allowed: UTF-8 text"}},
+      {"[optim]\nname = \xff\n",
+       {"run.ini:6: got a line with byte 0xff that is not UTF-8, allowed: UTF-8 text"}},
   };
   for (const Case& one : cases) EXPECT_EQ(problems_of(kModel + one.ini), one.problems) << one.ini;
 }
 
 TEST(ConfigReader, KeysBeforeAnySection) {
-  EXPECT_EQ(problems_of(cat("lr = 1\n", kModel)),
-            Texts({"run.ini:1: lr: got a key before any section, allowed: keys below a [section] line"}));
+  EXPECT_EQ(
+      problems_of(cat("lr = 1\n", kModel)),
+      Texts({"run.ini:1: lr: got a key before any section, allowed: keys below a [section] line"}));
 }
 
 TEST(ConfigReader, MissingKeysAreReported) {
-  EXPECT_EQ(problems_of("[model]\nnum_hidden_layers = 1\n"),
-            Texts({"model.use_forget_gate: got nothing, allowed: true, false (this key has no default)",
-                   "model.name: got nothing, allowed: text (this key has no default)"}));
+  EXPECT_EQ(
+      problems_of("[model]\nnum_hidden_layers = 1\n"),
+      Texts({"model.use_forget_gate: got nothing, allowed: true, false (this key has no default)",
+             "model.name: got nothing, allowed: text (this key has no default)"}));
 }
 
 TEST(ConfigReader, EveryProblemAtOnce) {
-  const Texts problems = problems_of(cat(kModel, "[optim]\nlr = 0\nlr = 1\nbroken\nname = x\nwarmpu = 3\n[nonsense]\n"),
-                                     {{"optim.clip", "-2"}, {"optim.zzzzzzzz", "1"}, {"noodle", "1"}});
+  const Texts problems = problems_of(
+      cat(kModel, "[optim]\nlr = 0\nlr = 1\nbroken\nname = x\nwarmpu = 3\n[nonsense]\n"),
+      {{"optim.clip", "-2"}, {"optim.zzzzzzzz", "1"}, {"noodle", "1"}});
   EXPECT_EQ(problems.size(), 9u) << join(problems, "\n");
 }
 
 TEST(ConfigReader, CommandLineProblemsNameTheOption) {
-  EXPECT_EQ(problems_of(kModel, {{"optim.lr", "0"}}), Texts({"--optim.lr: got 0, allowed: number > 0"}));
+  EXPECT_EQ(problems_of(kModel, {{"optim.lr", "0"}}),
+            Texts({"--optim.lr: got 0, allowed: number > 0"}));
   EXPECT_EQ(problems_of(kModel, {{"optim.lrr", "1"}}),
             Texts({"--optim.lrr: unknown key. Did you mean \"optim.lr\"?"}));
-  EXPECT_EQ(problems_of(kModel, {{"optm.lr", "1"}}), Texts({"--optm.lr: unknown key. Did you mean \"optim.lr\"?"}));
+  EXPECT_EQ(problems_of(kModel, {{"optm.lr", "1"}}),
+            Texts({"--optm.lr: unknown key. Did you mean \"optim.lr\"?"}));
   EXPECT_EQ(problems_of(kModel, {{"optim.lr", "1"}, {"optim.lr", "2"}}),
             Texts({"--optim.lr: given twice on the command line"}));
   EXPECT_EQ(problems_of(kModel, {{"lr", "1"}}),
             Texts({"command line: \"--lr\": got no section.key, allowed: --section.key=value"}));
-  EXPECT_EQ(problems_of(kModel, {{"optim.name", "\x01"}}),
-            Texts({"--optim.name: got a value with a control character 0x01, allowed: UTF-8 text"}));
+  EXPECT_EQ(
+      problems_of(kModel, {{"optim.name", "\x01"}}),
+      Texts({"--optim.name: got a value with control character 0x01, allowed: UTF-8 text"}));
   EXPECT_EQ(problems_of(kModel, {{"optim.name", " \"sgd\""}}),
             Texts({"--optim.name: got \" \"sgd\"\", allowed: adamw, muon, sgd"}));
 }
@@ -234,11 +260,12 @@ TEST(ConfigReader, VisitingTwiceReportsOnce) {
   reader.add_ini("[optim]\nlr = 0\nwarmup = 5000\nclip = 0\n", "run.ini");
   Config first, second;
   first.visit(reader);
-  const Texts expected = {"run.ini:2: optim.lr: got 0, allowed: number > 0",
-                          "run.ini:3: optim.warmup: got 5000, allowed: integer <= 1000 (optim.clip = 0)",
-                          "model.num_hidden_layers: got nothing, allowed: integer >= 1 (this key has no default)",
-                          "model.use_forget_gate: got nothing, allowed: true, false (this key has no default)",
-                          "model.name: got nothing, allowed: text (this key has no default)"};
+  const Texts expected = {
+      "run.ini:2: optim.lr: got 0, allowed: number > 0",
+      "run.ini:3: optim.warmup: got 5000, allowed: integer <= 1000 (optim.clip = 0)",
+      "model.num_hidden_layers: got nothing, allowed: integer >= 1 (this key has no default)",
+      "model.use_forget_gate: got nothing, allowed: true, false (this key has no default)",
+      "model.name: got nothing, allowed: text (this key has no default)"};
   EXPECT_EQ(problems_of(reader, second), expected);
   EXPECT_EQ(second.optim.warmup, 5000);
 }
@@ -266,14 +293,15 @@ TEST(ConfigReader, ProblemsMaySpeakOfOtherSections) {
 }
 
 TEST(ConfigReader, AnotherKindOfFileGivesAShortList) {
-  const Texts problems = problems_of(std::string(100000, '\n').replace(0, 1, "x") + std::string(5000, 'y') + "\n" +
-                                     [] {
+  const Texts problems = problems_of(std::string(100000, '\n').replace(0, 1, "x") +
+                                     std::string(5000, 'y') + "\n" + [] {
                                        std::string text;
                                        for (int i = 0; i < 5000; ++i) text += "garbage\n";
                                        return text;
                                      }());
   EXPECT_LT(problems.size(), 60u);
-  EXPECT_NE(join(problems).find("4952 more lines of this kind; is this a run file?"), std::string::npos)
+  EXPECT_NE(join(problems).find("4952 more lines of this kind; is this a run file?"),
+            std::string::npos)
       << join(problems, "\n");
 }
 
@@ -283,7 +311,8 @@ TEST(ConfigReader, ReadsFilesAndNamesThem) {
   ConfigReader reader;
   reader.add_file(path);
   Config config;
-  EXPECT_EQ(problems_of(reader, config), Texts({cat(path, ":6: optim.lr: got 0, allowed: number > 0")}));
+  EXPECT_EQ(problems_of(reader, config),
+            Texts({cat(path, ":6: optim.lr: got 0, allowed: number > 0")}));
   std::remove(path.c_str());
   EXPECT_THROW(ConfigReader().add_file(path), ConfigError);
   EXPECT_THROW(ConfigReader().add_file(testing::TempDir()), ConfigError);
@@ -294,7 +323,8 @@ TEST(ConfigReader, TwoFilesMustNotDisagree) {
   reader.add_ini(cat(kModel, "[optim]\nlr = 1\n"), "a.ini");
   reader.add_ini("[optim]\nlr = 2\n", "b.ini");
   Config config;
-  EXPECT_EQ(problems_of(reader, config), Texts({"b.ini:2: optim.lr: given twice, first at a.ini:6"}));
+  EXPECT_EQ(problems_of(reader, config),
+            Texts({"b.ini:2: optim.lr: given twice, first at a.ini:6"}));
 }
 
 TEST(ConfigReader, UnbalancedSectionsAreABug) {

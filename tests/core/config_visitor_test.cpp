@@ -37,7 +37,8 @@ TEST(Allowed, Numbers) {
 }
 
 TEST(Allowed, NoRangeHoldsNanOrInfinity) {
-  for (const auto& allowed : {any_number(), positive(), non_negative(), number_between(-5, 5), fraction_below_one()}) {
+  for (const auto& allowed :
+       {any_number(), positive(), non_negative(), number_between(-5, 5), fraction_below_one()}) {
     for (const double value : {std::nan(""), double{INFINITY}, -double{INFINITY}}) {
       EXPECT_FALSE(allowed.accepts(value)) << allowed.text << " accepts " << value;
     }

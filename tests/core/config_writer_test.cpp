@@ -59,10 +59,12 @@ TEST(ConfigWriter, IniIsReadable) {
   config.numbers = {0.9, 0.95};
   config.rate = 3e-4;
   config.needed_text = "x y";
-  EXPECT_EQ(written(config, ConfigFormat::Ini),
-            "[all]\nflag = false\ncount = 0\nrate = 0.0003\ntext = \"a # b\"\nnames = *.bias, a\\,b\n"
-            "numbers = 0.9, 0.95\nmaybe_count = auto\nmaybe_rate = auto\nneeded_count = 0\nneeded_flag = false\n"
-            "needed_text = x y\n\n[all.scaling]\nfactor = 1\n");
+  EXPECT_EQ(
+      written(config, ConfigFormat::Ini),
+      "[all]\nflag = false\ncount = 0\nrate = 0.0003\ntext = \"a # b\"\nnames = *.bias, a\\,b\n"
+      "numbers = 0.9, 0.95\nmaybe_count = auto\nmaybe_rate = auto\nneeded_count = 0\nneeded_flag = "
+      "false\n"
+      "needed_text = x y\n\n[all.scaling]\nfactor = 1\n");
 }
 
 TEST(ConfigWriter, IniRoundTrips) {
@@ -74,7 +76,9 @@ TEST(ConfigWriter, IniRoundTrips) {
     for (uint32_t n = least + word() % 6; n > 0; --n) out += "ab #;\"\\,=[]\n\t."[word() % 14];
     return out;
   };
-  const auto number = [&] { return (rng.uniform(draw++) - 0.5) * std::pow(10.0, static_cast<int>(word() % 40) - 20); };
+  const auto number = [&] {
+    return (rng.uniform(draw++) - 0.5) * std::pow(10.0, static_cast<int>(word() % 40) - 20);
+  };
   for (int i = 0; i < 2000; ++i) {
     Everything given;
     given.flag = word() % 2;
@@ -129,14 +133,19 @@ TEST(ConfigWriter, HelpShowsKeyDefaultAllowedAndMeaning) {
   EXPECT_EQ(count_line, "  all.count         8         a count [integer]");
   EXPECT_EQ(needed_line, "  all.needed_flag   required  no default [true, false]");
   EXPECT_EQ(factor_line, "  all.scaling.factor  1  stretch [number]");
-  EXPECT_EQ(maybe_line, "  all.maybe_count   auto      an optional count [integer >= -1000000, auto (= count)]");
+  EXPECT_EQ(
+      maybe_line,
+      "  all.maybe_count   auto      an optional count [integer >= -1000000, auto (= count)]");
 }
 
 TEST(ConfigWriter, MarkdownIsATableForEachSection) {
   Everything config;
   const std::string text = written(config, ConfigFormat::Markdown);
-  EXPECT_EQ(text.find("## [all]\n\nevery kind of key\n\n| key | default | allowed | meaning |\n|---|---|---|---|\n"), 0u);
-  EXPECT_NE(text.find("| `rate` | 0 | number | a rate \\| with a bar |\n"), std::string::npos) << text;
+  EXPECT_EQ(text.find("## [all]\n\nevery kind of key\n\n| key | default | allowed | meaning "
+                      "|\n|---|---|---|---|\n"),
+            0u);
+  EXPECT_NE(text.find("| `rate` | 0 | number | a rate \\| with a bar |\n"), std::string::npos)
+      << text;
   EXPECT_NE(text.find("\n## [all.scaling]\n"), std::string::npos);
 }
 
@@ -146,8 +155,9 @@ TEST(ConfigWriter, JsonIsASchema) {
   config.maybe_rate = 0.5;
   const auto json = nlohmann::json::parse(written(config, ConfigFormat::Json));
   EXPECT_EQ(json.size(), 12u);
-  EXPECT_EQ(json["all.count"], (nlohmann::json{
-                                   {"type", "integer"}, {"default", 0}, {"allowed", "integer"}, {"help", "a count"}}));
+  EXPECT_EQ(json["all.count"],
+            (nlohmann::json{
+                {"type", "integer"}, {"default", 0}, {"allowed", "integer"}, {"help", "a count"}}));
   EXPECT_EQ(json["all.flag"]["default"], false);
   EXPECT_EQ(json["all.names"]["default"], nlohmann::json({"a"}));
   EXPECT_EQ(json["all.maybe_count"]["default"], nullptr);

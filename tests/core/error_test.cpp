@@ -11,8 +11,9 @@ namespace error_test {
 TEST(Error, ProblemTextIsOneSentencePerThought) {
   EXPECT_EQ(problem_text("optim.muon.ns_steps", "0", "integer in [1, 20]"),
             "optim.muon.ns_steps: got 0, allowed: integer in [1, 20]");
-  EXPECT_EQ(problem_text("optim.name", "\"mun\"", "muon, sgd", did_you_mean("mun", {"muon", "sgd"})),
-            "optim.name: got \"mun\", allowed: muon, sgd. Did you mean \"muon\"?");
+  EXPECT_EQ(
+      problem_text("optim.name", "\"mun\"", "muon, sgd", did_you_mean("mun", {"muon", "sgd"})),
+      "optim.name: got \"mun\", allowed: muon, sgd. Did you mean \"muon\"?");
   EXPECT_EQ(problem_text("plan.layers[7].tp", "8", "1, 2, 4", "(4 heads)"),
             "plan.layers[7].tp: got 8, allowed: 1, 2, 4 (4 heads)");
   EXPECT_EQ(problem_text("plan.layers[7].tp", "8", "1, 2, 4", " (4 heads)"),
@@ -78,9 +79,12 @@ TEST(Registry, MakesByNameAndSuggests) {
     registry.make("poligon", 3);
     FAIL() << "an unknown name was accepted";
   } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(), "shape.name: got \"poligon\", allowed: double, polygon. Did you mean \"polygon\"?");
+    EXPECT_STREQ(
+        error.what(),
+        "shape.name: got \"poligon\", allowed: double, polygon. Did you mean \"polygon\"?");
   }
-  EXPECT_THROW(registry.add("double", [](int n) { return std::make_unique<Polygon>(n); }), InternalError);
+  EXPECT_THROW(registry.add("double", [](int n) { return std::make_unique<Polygon>(n); }),
+               InternalError);
 }
 
 }  // namespace error_test

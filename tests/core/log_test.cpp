@@ -61,9 +61,12 @@ TEST(Log, LineFormat) {
   logger.flush();
   const auto lines = file.lines();
   ASSERT_EQ(lines.size(), 3u);
-  EXPECT_TRUE(std::regex_match(lines[0], std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d I r3 hello)"))) << lines[0];
-  EXPECT_TRUE(std::regex_match(lines[1], std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d D r3 detail)"))) << lines[1];
-  EXPECT_TRUE(std::regex_match(lines[2], std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d E r3 broken)"))) << lines[2];
+  EXPECT_TRUE(std::regex_match(lines[0], std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d I r3 hello)")))
+      << lines[0];
+  EXPECT_TRUE(std::regex_match(lines[1], std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d D r3 detail)")))
+      << lines[1];
+  EXPECT_TRUE(std::regex_match(lines[2], std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d E r3 broken)")))
+      << lines[2];
 }
 
 TEST(Log, EveryLineOfAMessageIsMarked) {
@@ -92,7 +95,7 @@ TEST(Log, OnlyRankZeroAndWarningsReachTheTerminal) {
   EXPECT_NE(text.find("I r0 from zero"), std::string::npos);
   EXPECT_EQ(text.find("too fine"), std::string::npos);
   EXPECT_NE(text.find("I r3 from three"), std::string::npos);
-  EXPECT_EQ(file.lines().size(), 2u);   // the file has every line of its rank
+  EXPECT_EQ(file.lines().size(), 2u);  // the file has every line of its rank
 }
 
 TEST(Log, LevelsFilter) {
@@ -122,7 +125,8 @@ TEST(Log, ScopesNestAndEnd) {
   log::warn("still heard");
   const std::string text = terminal.text();
   EXPECT_EQ(text.find("nobody"), std::string::npos);
-  EXPECT_TRUE(std::regex_match(text, std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d W still heard\n)"))) << text;
+  EXPECT_TRUE(std::regex_match(text, std::regex(R"(\d\d:\d\d:\d\d\.\d\d\d W still heard\n)")))
+      << text;
   EXPECT_EQ(outer_file.lines().size(), 2u);
   EXPECT_EQ(inner_file.lines().size(), 1u);
 }
@@ -130,13 +134,16 @@ TEST(Log, ScopesNestAndEnd) {
 TEST(Log, LinesOfManyThreadsStayWhole) {
   LogFile file;
   // Two loggers on one file, as two processes would have.
-  log::Logger a({.rank = 1, .world = 3, .file = file.path}), b({.rank = 2, .world = 3, .file = file.path});
+  log::Logger a({.rank = 1, .world = 3, .file = file.path}),
+      b({.rank = 2, .world = 3, .file = file.path});
   const int threads = 4, messages = 500;
   std::vector<std::thread> pool;
   for (int t = 0; t < threads; ++t) {
     pool.emplace_back([&, t] {
       log::Logger& logger = t % 2 == 0 ? a : b;
-      for (int i = 0; i < messages; ++i) logger.write(log::Level::Info, cat("thread ", t, " message ", i, " end"));
+      for (int i = 0; i < messages; ++i) {
+        logger.write(log::Level::Info, cat("thread ", t, " message ", i, " end"));
+      }
     });
   }
   for (auto& thread : pool) thread.join();
@@ -171,7 +178,9 @@ TEST(Log, ParseLevel) {
     log::parse_level("inof");
     FAIL() << "an unknown level was accepted";
   } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(), "log.level: got \"inof\", allowed: debug, info, warn, error. Did you mean \"info\"?");
+    EXPECT_STREQ(
+        error.what(),
+        "log.level: got \"inof\", allowed: debug, info, warn, error. Did you mean \"info\"?");
   }
 }
 

@@ -13,7 +13,8 @@ namespace rng_test {
 
 // Values that every implementation of the definitions in core/rng.h must give.
 TEST(Rng, PublishedVectorsOfPhilox) {
-  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}), (PhiloxCounter{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}),
+            (PhiloxCounter{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   const uint32_t ones = 0xffffffff;
   EXPECT_EQ(philox4x32({ones, ones, ones, ones}, {ones, ones}),
             (PhiloxCounter{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
@@ -126,7 +127,7 @@ TEST(Rng, TruncatedNormalInvertsTheDistribution) {
     ASSERT_NEAR(u, rng.uniform(e), 1e-7) << e;
     squares += z * z;
   }
-  EXPECT_NEAR(std::sqrt(squares / n), 0.8796, 0.015);   // deviation of a normal cut at 2
+  EXPECT_NEAR(std::sqrt(squares / n), 0.8796, 0.015);  // deviation of a normal cut at 2
 }
 
 TEST(Rng, TruncatedNormalIsMonotone) {
@@ -141,8 +142,8 @@ TEST(Rng, TruncatedNormalIsMonotone) {
 
 TEST(Rng, FillsEqualSingleCalls) {
   const Rng rng(8, "dropout", "model.layers.0.mlp");
-  for (const uint64_t first : {uint64_t{0}, uint64_t{1}, uint64_t{3}, uint64_t{31}, uint64_t{33}, uint64_t{1} << 33,
-                               (uint64_t{1} << 34) - 5}) {
+  for (const uint64_t first : {uint64_t{0}, uint64_t{1}, uint64_t{3}, uint64_t{31}, uint64_t{33},
+                               uint64_t{1} << 33, (uint64_t{1} << 34) - 5}) {
     for (const int64_t count : {0, 1, 2, 5, 31, 32, 64, 67, 200}) {
       std::vector<float> normals(count + 1, -77.0f);
       std::vector<double> uniforms(count + 1, -77.0);
@@ -170,7 +171,8 @@ TEST(Rng, KeepRateOfDropout) {
   std::vector<uint32_t> words(n);
   rng.fill_dropout_words(0, n, 3, words.data());
   const auto threshold = static_cast<uint32_t>(std::floor(0.1 * 4294967296.0));
-  const auto kept = std::count_if(words.begin(), words.end(), [&](uint32_t w) { return w >= threshold; });
+  const auto kept =
+      std::count_if(words.begin(), words.end(), [&](uint32_t w) { return w >= threshold; });
   EXPECT_NEAR(static_cast<double>(kept) / n, 0.9, 5 * std::sqrt(0.09 / n));
 }
 

@@ -12,8 +12,9 @@ namespace tensor_test {
 
 TEST(Tensor, DtypeNamesReadBack) {
   const std::vector<std::pair<at::ScalarType, const char*>> names = {
-      {at::kFloat, "f32"}, {at::kDouble, "f64"}, {at::kHalf, "f16"}, {at::kBFloat16, "bf16"}, {at::kLong, "i64"},
-      {at::kInt, "i32"},   {at::kShort, "i16"},  {at::kChar, "i8"},  {at::kByte, "u8"},       {at::kBool, "bool"},
+      {at::kFloat, "f32"}, {at::kDouble, "f64"}, {at::kHalf, "f16"},  {at::kBFloat16, "bf16"},
+      {at::kLong, "i64"},  {at::kInt, "i32"},    {at::kShort, "i16"}, {at::kChar, "i8"},
+      {at::kByte, "u8"},   {at::kBool, "bool"},
   };
   for (const auto& [dtype, name] : names) {
     EXPECT_EQ(dtype_name(dtype), name);
@@ -33,7 +34,8 @@ TEST(Tensor, TrainDtypes) {
     parse_train_dtype("fp16");
     FAIL() << "fp16 training is not offered";
   } catch (const ConfigError& error) {
-    EXPECT_EQ(std::string(error.what()).find("train.dtype: got \"fp16\", allowed: fp32, bf16, fp64"), 0u);
+    EXPECT_EQ(
+        std::string(error.what()).find("train.dtype: got \"fp16\", allowed: fp32, bf16, fp64"), 0u);
   }
 }
 

@@ -13,7 +13,9 @@ namespace text_test {
 
 using Texts = std::vector<std::string>;
 
-TEST(Text, CatStreamsEverything) { EXPECT_EQ(cat("rank ", 3, " of ", 4, ' ', 0.5), "rank 3 of 4 0.5"); }
+TEST(Text, CatStreamsEverything) {
+  EXPECT_EQ(cat("rank ", 3, " of ", 4, ' ', 0.5), "rank 3 of 4 0.5");
+}
 
 TEST(Text, JoinAndSplitAreInverse) {
   EXPECT_EQ(join({}), "");
@@ -21,7 +23,9 @@ TEST(Text, JoinAndSplitAreInverse) {
   EXPECT_EQ(join({"a", "", "c"}, "|"), "a||c");
   EXPECT_EQ(split("", ','), Texts({""}));
   EXPECT_EQ(split("a,,c,", ','), Texts({"a", "", "c", ""}));
-  for (const char* text : {"", ",", "a", "a,b", ",a,,b,"}) EXPECT_EQ(join(split(text, ','), ","), text);
+  for (const char* text : {"", ",", "a", "a,b", ",a,,b,"}) {
+    EXPECT_EQ(join(split(text, ','), ","), text);
+  }
 }
 
 TEST(Text, Trim) {
@@ -57,7 +61,8 @@ TEST(Text, GlobMatchesWholeNames) {
 bool glob_by_definition(std::string_view pattern, std::string_view text) {
   if (pattern.empty()) return text.empty();
   if (pattern[0] == '*') {
-    return glob_by_definition(pattern.substr(1), text) || (!text.empty() && glob_by_definition(pattern, text.substr(1)));
+    return glob_by_definition(pattern.substr(1), text) ||
+           (!text.empty() && glob_by_definition(pattern, text.substr(1)));
   }
   return !text.empty() && (pattern[0] == '?' || pattern[0] == text[0]) &&
          glob_by_definition(pattern.substr(1), text.substr(1));
@@ -115,7 +120,7 @@ TEST(Text, Bytes) {
   EXPECT_EQ(bytes_text(1023), "1023 B");
   EXPECT_EQ(bytes_text(1024), "1 KiB");
   EXPECT_EQ(bytes_text(1536), "1.5 KiB");
-  EXPECT_EQ(bytes_text(1024.0 * 1024 - 1), "1 MiB");   // never "1024 KiB"
+  EXPECT_EQ(bytes_text(1024.0 * 1024 - 1), "1 MiB");  // never "1024 KiB"
   EXPECT_EQ(bytes_text(2.25 * (1 << 30)), "2.2 GiB");
   EXPECT_EQ(bytes_text(-1536), "-1.5 KiB");
   EXPECT_EQ(bytes_text(std::nan("")), "nan B");
