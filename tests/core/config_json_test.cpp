@@ -187,6 +187,21 @@ TEST(JsonConfig, DottedNamesDescend) {
   EXPECT_THROW(reader.visitor().end_section(), InternalError);
 }
 
+TEST(JsonConfig, IntegersOutsideInt64AreRefused) {
+  for (const char* number : {"9223372036854775808.0", "1e30", "-1e19", "9223372036854775808"}) {
+    JsonConfigReader reader(cat("{\"n\": ", number, "}"), "config.json");
+    int64_t value = 5;
+    reader.visitor().field("n", value, any_integer(), "");
+    EXPECT_THROW(reader.finish(), ConfigError) << number;
+    EXPECT_EQ(value, 5) << number;
+  }
+  JsonConfigReader reader("{\"n\": -9223372036854775808.0}", "config.json");
+  int64_t value = 5;
+  reader.visitor().field("n", value, any_integer(), "");
+  EXPECT_NO_THROW(reader.finish());
+  EXPECT_EQ(value, INT64_MIN);
+}
+
 TEST(JsonConfig, DeepNestingIsNoCrash) {
   const int depth = 100000;
   EXPECT_EQ(problems_of(cat("{\"hidden_size\": ", std::string(depth, '['), std::string(depth, ']'),

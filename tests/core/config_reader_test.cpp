@@ -248,9 +248,8 @@ TEST(ConfigReader, CommandLineProblemsNameTheOption) {
             Texts({"--optim.lr: given twice on the command line"}));
   EXPECT_EQ(problems_of(kModel, {{"lr", "1"}}),
             Texts({"command line: \"--lr\": got no section.key, allowed: --section.key=value"}));
-  EXPECT_EQ(
-      problems_of(kModel, {{"optim.name", "\x01"}}),
-      Texts({"--optim.name: got a value with control character 0x01, allowed: UTF-8 text"}));
+  EXPECT_EQ(problems_of(kModel, {{"optim.name", "\x01"}}),
+            Texts({"--optim.name: got a value with control character 0x01, allowed: UTF-8 text"}));
   EXPECT_EQ(problems_of(kModel, {{"optim.name", " \"sgd\""}}),
             Texts({"--optim.name: got \" \"sgd\"\", allowed: adamw, muon, sgd"}));
 }

@@ -74,6 +74,7 @@ TEST(ConfigValues, TextsThatAreNoIntegers) {
                            "9223372036854775807k",
                            "99999999999G",
                            "8589934592GiB",
+                           "316912650057057350374175801344GiB",
                            "nan",
                            "inf",
                            "1..0",
