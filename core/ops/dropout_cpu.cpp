@@ -22,11 +22,13 @@ template <int Bytes>
   using V = typename simd::VectorOf<uint64_t, Bytes / 8>::type;
   constexpr int N = Bytes / 8;
   constexpr uint64_t kLow = 0xffffffffu;
+  uint64_t ascending[N];
+  for (int i = 0; i < N; ++i) {
+    ascending[i] = block + static_cast<uint64_t>(i);
+  }
+  const V start = simd::load<V>(ascending);
   for (int64_t done = 0; done < blocks; done += N) {
-    V counter;
-    for (int i = 0; i < N; ++i) {
-      counter[i] = block + static_cast<uint64_t>(done + i);
-    }
+    const V counter = start + static_cast<uint64_t>(done);
     V c0 = counter & kLow, c1 = counter >> 32;
     V c2 = V{} + static_cast<uint64_t>(step), c3 = V{} + uint64_t{2};
     uint32_t k0 = key[0], k1 = key[1];
@@ -40,12 +42,13 @@ template <int Bytes>
       k1 += 0xBB67AE85u;
     }
     const V low = c0 | (c1 << 32), high = c2 | (c3 << 32);
-    uint64_t pairs[2 * N];
+    uint64_t lows[N], highs[N];
+    simd::store(lows, low);
+    simd::store(highs, high);
     for (int i = 0; i < N; ++i) {
-      pairs[2 * i] = low[i];
-      pairs[2 * i + 1] = high[i];
+      __builtin_memcpy(out + 4 * (done + i), &lows[i], 8);
+      __builtin_memcpy(out + 4 * (done + i) + 2, &highs[i], 8);
     }
-    __builtin_memcpy(out + 4 * done, pairs, sizeof(pairs));
   }
 }
 

@@ -21,14 +21,22 @@ struct MapKernel {
   [[gnu::always_inline]] static inline void run(const MapSpan<S, In, Out>& span) {
     using V = simd::Vec<A, Bytes>;
     for (int64_t r = 0; r < span.rows; ++r) {
+      const S* from[In];
+      S* to[Out];
+      for (size_t k = 0; k < In; ++k) {
+        from[k] = span.in[k] + r * span.in_stride[k];
+      }
+      for (size_t k = 0; k < Out; ++k) {
+        to[k] = span.out[k] + r * span.width;
+      }
       simd::sweep<V>(span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
         V in[In], out[Out];
         for (size_t k = 0; k < In; ++k) {
-          in[k] = simd::load<V>(span.in[k] + r * span.in_stride[k] + i, lanes);
+          in[k] = simd::load<V>(from[k] + i, lanes);
         }
         Function::apply(in, out);
         for (size_t k = 0; k < Out; ++k) {
-          simd::store(span.out[k] + r * span.width + i, out[k], lanes);
+          simd::store(to[k] + i, out[k], lanes);
         }
       });
     }

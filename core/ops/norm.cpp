@@ -3,6 +3,8 @@
 #include <ATen/TensorOperators.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <optional>
+
 #include "core/error.h"
 #include "core/ops/cpu_rows.h"
 #include "core/ops/norm_cpu.h"
@@ -38,9 +40,11 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 };
 
 struct LayerNorm : torch::autograd::Function<LayerNorm> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                        double eps) {
     norm_cpu::Statistics statistics;
-    Tensor y = norm_cpu::layer_norm_forward(x, weight, bias, eps, statistics);
+    Tensor y = norm_cpu::layer_norm_forward(x, weight, bias.value_or(Tensor()), eps, statistics);
+    ctx->saved_data["has_bias"] = bias.has_value();
     ctx->save_for_backward({x, weight, statistics.mean, statistics.rstd});
     return y;
   }
@@ -48,7 +52,9 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
     const variable_list saved = ctx->get_saved_variables();
     const auto g = norm_cpu::layer_norm_backward(
         grads[0], saved[0], saved[1], {saved[2], saved[3]},
-        {.x = ctx->needs_input_grad(0), .weight = ctx->needs_input_grad(1), .bias = ctx->needs_input_grad(2)});
+        {.x = ctx->needs_input_grad(0),
+         .weight = ctx->needs_input_grad(1),
+         .bias = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2)});
     return {g.x, g.weight, g.bias, Tensor()};
   }
 };
@@ -88,8 +94,11 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight_D, const Tensor& bias_D,
     return layer_norm_composite(x, weight_D, bias_D, eps);
   }
   const auto acc = accumulate_dtype(x.scalar_type());
-  return norm_detail::LayerNorm::apply(x, weight_D.to(acc).contiguous(),
-                                       bias_D.defined() ? bias_D.to(acc).contiguous() : Tensor(), eps);
+  std::optional<Tensor> bias;
+  if (bias_D.defined()) {
+    bias = bias_D.to(acc).contiguous();
+  }
+  return norm_detail::LayerNorm::apply(x, weight_D.to(acc).contiguous(), bias, eps);
 }
 
 }  // namespace strata::ops

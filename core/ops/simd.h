@@ -50,10 +50,18 @@ template <class V, class S>
     return v;
   } else {
     static_assert(std::is_same_v<S, c10::BFloat16> && std::is_same_v<Scalar<V>, float>);
+    using Word = typename VectorOf<uint32_t, kLanes<V>>::type;
+    Word word;
+#if defined(__x86_64__)
+    if constexpr (kLanes<V> == 16) {   // the compiler would build this one instruction from five
+      asm("vpmovzxwd %1, %0" : "=v"(word) : "m"(*reinterpret_cast<const char(*)[32]>(p)));
+      return bits<V>(word << 16);
+    }
+#endif
     typename VectorOf<uint16_t, kLanes<V>>::type half;
     __builtin_memcpy(&half, p, sizeof(half));
-    using Word = typename VectorOf<uint32_t, kLanes<V>>::type;
-    return bits<V>(__builtin_convertvector(half, Word) << 16);
+    word = __builtin_convertvector(half, Word);
+    return bits<V>(word << 16);
   }
 }
 
@@ -67,9 +75,9 @@ template <class V, class S>
     using Word = typename VectorOf<uint32_t, kLanes<V>>::type;
     using Half = typename VectorOf<uint16_t, kLanes<V>>::type;
     const Word w = bits<Word>(v);
-    Word rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16;
-    rounded = v == v ? rounded : Word{} + 0x7fc0u;
-    const Half half = __builtin_convertvector(rounded, Half);
+    Word rounded = w + 0x7fffu + ((w >> 16) & 1u);
+    rounded = v == v ? rounded : Word{} + 0x7fc00000u;
+    const Half half = __builtin_convertvector(static_cast<Word>(rounded >> 16), Half);
     __builtin_memcpy(p, &half, sizeof(half));
   }
 }
@@ -248,13 +256,19 @@ enum class Level { Base, Avx2, Avx512 };
 
 // Best instruction set of this processor.
 inline Level level() {
+#if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
     return Level::Avx512;
   }
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Level::Avx2 : Level::Base;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return Level::Avx2;
+  }
+#endif
+  return Level::Base;
 }
 
+#if defined(__x86_64__)
 template <class Kernel, class... Args>
 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2"), gnu::noinline]] void run_avx512(const Args&... args) {
   Kernel::template run<64>(args...);
@@ -263,21 +277,24 @@ template <class Kernel, class... Args>
 [[gnu::target("avx2,fma,bmi2"), gnu::noinline]] void run_avx2(const Args&... args) {
   Kernel::template run<32>(args...);
 }
+#endif
 template <class Kernel, class... Args>
 [[gnu::noinline]] void run_base(const Args&... args) {
   Kernel::template run<16>(args...);
 }
 
+// At a level this processor has.
 template <class Kernel, class... Args>
 void run_at(Level level, const Args&... args) {
-  switch (level) {
-    case Level::Avx512:
-      return run_avx512<Kernel>(args...);
-    case Level::Avx2:
-      return run_avx2<Kernel>(args...);
-    case Level::Base:
-      return run_base<Kernel>(args...);
+#if defined(__x86_64__)
+  if (level == Level::Avx512) {
+    return run_avx512<Kernel>(args...);
   }
+  if (level == Level::Avx2) {
+    return run_avx2<Kernel>(args...);
+  }
+#endif
+  run_base<Kernel>(args...);
 }
 
 template <class Kernel, class... Args>
