@@ -59,9 +59,9 @@ std::string make_token(SharedMemoryKind kind, const File& file, uint64_t key) {
   return kind == SharedMemoryKind::Anonymous ? cat(getpid(), " ", file.fd, " ", key) : cat(file.name, " ", key);
 }
 
-// Maps what another process offers; null with the reason in `problem`. The key in its first bytes proves that this is the
-// memory meant, whatever else the path may lead to here.
-char* map_token(SharedMemoryKind kind, const std::string& token, size_t bytes, std::string& problem) {
+// Maps what another process offers; null with the reason in `problem`. The key in the last page, which nobody else uses,
+// proves that this is the memory meant, whatever else the path may lead to here.
+char* map_token(SharedMemoryKind kind, const std::string& token, size_t bytes, size_t page, std::string& problem) {
   std::istringstream words(token);
   uint64_t key = 0;
   int fd = -1;
@@ -86,7 +86,7 @@ char* map_token(SharedMemoryKind kind, const std::string& token, size_t bytes, s
     problem = cat("memory of another process cannot be mapped: ", std::strerror(errno));
   } else {
     uint64_t found = 0;
-    std::memcpy(&found, address, sizeof(found));
+    std::memcpy(&found, address + bytes - page, sizeof(found));
     if (found != key) {
       munmap(address, bytes);
       address = nullptr;
@@ -113,10 +113,12 @@ std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size
   namespace sm = mpi_shared_memory_detail;
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   bytes = (std::max<size_t>(bytes, 1) + page - 1) / page * page;
+  const size_t mapped = bytes + page;
 
   std::shared_ptr<SharedSegment> segment(new SharedSegment);
   segment->id_ = id;
   segment->bytes_ = bytes;
+  segment->mapped_bytes_ = mapped;
   segment->members_ = std::move(members);
   segment->me_ = me;
   segment->blocks_.assign(segment->members_.size(), nullptr);
@@ -127,12 +129,12 @@ std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size
   std::string problem;
   if (const int error = sm::open_new(kind, key, file)) {
     problem = std::strerror(error);
-  } else if (ftruncate(file.fd, static_cast<off_t>(bytes)) != 0 || !(segment->blocks_[me] = sm::map(file.fd, bytes))) {
+  } else if (ftruncate(file.fd, static_cast<off_t>(mapped)) != 0 || !(segment->blocks_[me] = sm::map(file.fd, mapped))) {
     problem = std::strerror(errno);
-  } else if (const int error = sm::populate(file.fd, segment->own(), bytes)) {
+  } else if (const int error = sm::populate(file.fd, segment->own(), mapped)) {
     problem = std::strerror(error);
   } else {
-    std::memcpy(segment->own(), &key, sizeof(key));
+    std::memcpy(segment->own() + bytes, &key, sizeof(key));
   }
 
   const std::vector<std::string> tokens =
@@ -142,7 +144,7 @@ std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size
     if (starts_with(tokens[r], "! ")) {
       problem = tokens[r].substr(2);
     } else if (static_cast<int>(r) != me) {
-      segment->blocks_[r] = sm::map_token(kind, tokens[r], bytes, problem);
+      segment->blocks_[r] = sm::map_token(kind, tokens[r], mapped, page, problem);
     }
   }
   for (const std::string& answer : gather(problem)) {
@@ -153,7 +155,6 @@ std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size
                                " per process: ", problem,
                                ". Free memory (or enlarge /dev/shm) on this node, or use fewer ranks"));
   }
-  std::memset(segment->own(), 0, sizeof(key));
   segment->registry_ = std::move(registry);
   segment->registry_->by_address_[segment->own()] = segment.get();
   return segment;
@@ -162,7 +163,7 @@ std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size
 SharedSegment::~SharedSegment() {
   if (registry_) registry_->by_address_.erase(own());
   for (char* block : blocks_) {
-    if (block) munmap(block, bytes_);
+    if (block) munmap(block, mapped_bytes_);
   }
 }
 

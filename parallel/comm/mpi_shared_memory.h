@@ -57,7 +57,7 @@ class SharedSegment {
   SharedSegment() = default;
 
   uint64_t id_ = 0;
-  size_t bytes_ = 0;
+  size_t bytes_ = 0, mapped_bytes_ = 0;
   std::vector<int> members_;
   int me_ = 0;
   std::vector<char*> blocks_;
