@@ -18,7 +18,8 @@ void GradReducer::add_layer(const ParallelLayout& layout, const std::vector<Para
       sizes.push_back(p->value.numel());
     }
     if (members.empty()) continue;
-    Communicator& home = layout.dp().size() > 1 ? layout.dp() : layout.tp();
+    // Uncut parameters are equally large on all tp ranks; cut ones need not be.
+    Communicator& home = over_tp && layout.dp().size() == 1 ? layout.tp() : layout.dp();
     Buffer buffer{layout, over_tp, std::move(members), make_flat_layout(sizes, layout.dp().size()), Tensor()};
     buffer.data = home.allocate(buffer.flat.size, accumulate_dtype(layout.dtype()));
     for (size_t i = 0; i < buffer.parameters.size(); ++i) {
