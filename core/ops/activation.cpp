@@ -52,14 +52,16 @@ Tensor swiglu_composite(const Tensor& gate, const Tensor& up) {
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
-  if (has_cpu_kernel(gate) && gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type()) {
+  if (has_cpu_kernel(gate) && gate.sizes() == up.sizes() &&
+      gate.scalar_type() == up.scalar_type()) {
     return activation_detail::Swiglu::apply(gate, up);
   }
   return swiglu_composite(gate, up);
 }
 
 const std::vector<std::string>& activation_names() {
-  static const std::vector<std::string> names = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"};
+  static const std::vector<std::string> names = {"gelu", "gelu_new", "gelu_pytorch_tanh",
+                                                 "relu", "silu",     "swish"};
   return names;
 }
 
@@ -74,7 +76,8 @@ Tensor activation(const Tensor& x, const std::string& name) {
   } else if (name == "relu") {
     kind = Kind::Relu;
   } else if (name != "silu" && name != "swish") {
-    throw ConfigError("activation", cat('"', name, '"'), join(activation_names()), did_you_mean(name, activation_names()));
+    throw ConfigError("activation", cat('"', name, '"'), join(activation_names()),
+                      did_you_mean(name, activation_names()));
   }
   if (has_cpu_kernel(x)) {
     return activation_detail::Activation::apply(x, static_cast<int64_t>(kind));

@@ -1,5 +1,6 @@
-// One pass over the tensors: every value is widened, computed and rounded once in registers. The backward recomputes
-// the sigmoid or the distribution function from the input instead of keeping it.
+// One pass over the tensors: every value is widened, computed and rounded once in registers. The
+// backward recomputes the sigmoid or the distribution function from the input instead of keeping
+// it.
 #include "core/ops/activation_cpu.h"
 
 #include <ATen/ops/empty.h>
@@ -23,7 +24,7 @@ struct SiluForward {
     out[0] = in[0] * sigmoid(in[0]);
   }
 };
-struct SiluBackward {   // dy, x
+struct SiluBackward {  // dy, x
   template <class V>
   [[gnu::always_inline]] static inline void apply(const V* in, V* out) {
     const V s = sigmoid(in[1]);
@@ -41,7 +42,8 @@ struct GeluBackward {
   template <class V>
   [[gnu::always_inline]] static inline void apply(const V* in, V* out) {
     const V x = in[1];
-    const V density = simd::exp(static_cast<V>(x * x * Scalar<V>(-0.5))) * Scalar<V>(0.39894228040143267794);
+    const V density =
+        simd::exp(static_cast<V>(x * x * Scalar<V>(-0.5))) * Scalar<V>(0.39894228040143267794);
     out[0] = in[0] * (simd::normal_cdf(x) + x * density);
   }
 };
@@ -82,13 +84,13 @@ struct ReluBackward {
   }
 };
 
-struct SwigluForward {   // gate, up
+struct SwigluForward {  // gate, up
   template <class V>
   [[gnu::always_inline]] static inline void apply(const V* in, V* out) {
     out[0] = in[0] * sigmoid(in[0]) * in[1];
   }
 };
-struct SwigluBackward {   // dy, gate, up -> dgate, dup
+struct SwigluBackward {  // dy, gate, up -> dgate, dup
   template <class V>
   [[gnu::always_inline]] static inline void apply(const V* in, V* out) {
     using A = Scalar<V>;
@@ -147,7 +149,8 @@ Tensor swiglu_forward(const Tensor& gate, const Tensor& up) {
   return y;
 }
 
-void swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate, Tensor& dup) {
+void swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                     Tensor& dup) {
   dgate = at::empty(gate.sizes(), gate.options());
   dup = at::empty(up.sizes(), up.options());
   map_rows<activation_cpu_detail::SwigluBackward, 3, 2>({dy, gate, up}, {dgate, dup});

@@ -11,6 +11,7 @@ Tensor forward(const Tensor& x, Kind kind);
 Tensor backward(const Tensor& dy, const Tensor& x, Kind kind);
 
 Tensor swiglu_forward(const Tensor& gate, const Tensor& up);
-void swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate, Tensor& dup);
+void swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                     Tensor& dup);
 
 }  // namespace strata::ops::activation_cpu

@@ -10,17 +10,20 @@ namespace strata::ops {
 
 namespace attention_detail {
 
-void check_shapes(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK, const Tensor& segments_BT,
-                  const AttentionDropout& dropout) {
+void check_shapes(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
+                  const Tensor& segments_BT, const AttentionDropout& dropout) {
   STRATA_CHECK(q_BTHK.dim() == 4 && k_BTGK.dim() == 4 && v_BTGK.sizes() == k_BTGK.sizes() &&
                    q_BTHK.size(0) == k_BTGK.size(0) && q_BTHK.size(1) == k_BTGK.size(1) &&
-                   q_BTHK.size(3) == k_BTGK.size(3) && k_BTGK.size(2) > 0 && q_BTHK.size(2) % k_BTGK.size(2) == 0,
-               cat("causal_attention: q ", shape_text(q_BTHK.sizes()), ", k ", shape_text(k_BTGK.sizes()), ", v ",
-                   shape_text(v_BTGK.sizes()), " are not [B, T, H, K], [B, T, G, K], [B, T, G, K] with H a multiple of G"));
+                   q_BTHK.size(3) == k_BTGK.size(3) && k_BTGK.size(2) > 0 &&
+                   q_BTHK.size(2) % k_BTGK.size(2) == 0,
+               cat("causal_attention: q ", shape_text(q_BTHK.sizes()), ", k ",
+                   shape_text(k_BTGK.sizes()), ", v ", shape_text(v_BTGK.sizes()),
+                   " are not [B, T, H, K], [B, T, G, K], [B, T, G, K] with H a multiple of G"));
   STRATA_CHECK(!segments_BT.defined() || segments_BT.sizes() == q_BTHK.sizes().slice(0, 2),
-               cat("causal_attention: segments ", shape_text(segments_BT.sizes()), " are not [B, T] of q ",
-                   shape_text(q_BTHK.sizes())));
-  STRATA_CHECK(dropout.prob >= 0 && dropout.prob < 1, cat("causal_attention: dropout probability ", dropout.prob));
+               cat("causal_attention: segments ", shape_text(segments_BT.sizes()),
+                   " are not [B, T] of q ", shape_text(q_BTHK.sizes())));
+  STRATA_CHECK(dropout.prob >= 0 && dropout.prob < 1,
+               cat("causal_attention: dropout probability ", dropout.prob));
 }
 
 Tensor repeat_heads(const Tensor& x_BTGK, int64_t heads) {
@@ -34,8 +37,8 @@ Tensor repeat_heads(const Tensor& x_BTGK, int64_t heads) {
 
 }  // namespace attention_detail
 
-Tensor causal_attention(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK, const Tensor& segments_BT,
-                        double scale, const AttentionDropout& dropout) {
+Tensor causal_attention(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
+                        const Tensor& segments_BT, double scale, const AttentionDropout& dropout) {
   using namespace attention_detail;
   if (dropout.prob > 0 || q_BTHK.numel() == 0) {
     return causal_attention_composite(q_BTHK, k_BTGK, v_BTGK, segments_BT, scale, dropout);
@@ -49,7 +52,8 @@ Tensor causal_attention(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor
   if (segments_BT.defined()) {
     mask = visible_pairs(segments_BT, T, q.device());
   }
-  const Tensor out = at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, /*is_causal=*/!mask.has_value(), scale);
+  const Tensor out = at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0,
+                                                      /*is_causal=*/!mask.has_value(), scale);
   return out.transpose(1, 2).contiguous();
 }
 

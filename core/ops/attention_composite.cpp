@@ -23,27 +23,32 @@ Tensor visible_pairs(const Tensor& segments_BT, int64_t T, at::Device device) {
   }
   const Tensor query = segments_BT.unsqueeze(2);
   const Tensor itself = time.unsqueeze(1) == time.unsqueeze(0);
-  const Tensor same = (query == segments_BT.unsqueeze(1)).logical_and(query != -1).logical_or(itself);
+  const Tensor same =
+      (query == segments_BT.unsqueeze(1)).logical_and(query != -1).logical_or(itself);
   return causal.logical_and(same).unsqueeze(1);
 }
 
 // Factors 0 or 1 / (1 - prob), [B, H, T, T].
-Tensor dropout_factors(const AttentionDropout& dropout, int64_t B, int64_t H, int64_t T, at::ScalarType dtype,
-                       at::Device device) {
+Tensor dropout_factors(const AttentionDropout& dropout, int64_t B, int64_t H, int64_t T,
+                       at::ScalarType dtype, at::Device device) {
   const int64_t total_heads = dropout.total_heads == 0 ? H : dropout.total_heads;
   if (device.is_meta()) {
     return at::empty({B, H, T, T}, at::TensorOptions().dtype(dtype).device(device));
   }
   const Rng rng(dropout.seed, "dropout", dropout.name);
-  Tensor keep = at::empty({B, H, T, T}, at::TensorOptions().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat));
+  Tensor keep = at::empty(
+      {B, H, T, T}, at::TensorOptions().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat));
   for (int64_t b = 0; b < B; ++b) {
     // The heads of one row have adjacent numbers.
-    const auto first = static_cast<uint64_t>(((dropout.first_row + b) * total_heads + dropout.first_head) * T * T);
+    const auto first =
+        static_cast<uint64_t>(((dropout.first_row + b) * total_heads + dropout.first_head) * T * T);
     const Tensor row = keep[b];
     if (dtype == at::kDouble) {
-      dropout_cpu::keep_factors(rng, first, H * T * T, dropout.step, dropout.prob, row.mutable_data_ptr<double>());
+      dropout_cpu::keep_factors(rng, first, H * T * T, dropout.step, dropout.prob,
+                                row.mutable_data_ptr<double>());
     } else {
-      dropout_cpu::keep_factors(rng, first, H * T * T, dropout.step, dropout.prob, row.mutable_data_ptr<float>());
+      dropout_cpu::keep_factors(rng, first, H * T * T, dropout.step, dropout.prob,
+                                row.mutable_data_ptr<float>());
     }
   }
   return keep.to(device, dtype);
@@ -52,7 +57,8 @@ Tensor dropout_factors(const AttentionDropout& dropout, int64_t B, int64_t H, in
 }  // namespace attention_detail
 
 Tensor causal_attention_composite(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
-                                  const Tensor& segments_BT, double scale, const AttentionDropout& dropout) {
+                                  const Tensor& segments_BT, double scale,
+                                  const AttentionDropout& dropout) {
   using namespace attention_detail;
   check_shapes(q_BTHK, k_BTGK, v_BTGK, segments_BT, dropout);
   const auto acc = accumulate_dtype(q_BTHK.scalar_type());

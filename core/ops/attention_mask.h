@@ -1,11 +1,12 @@
 #pragma once
-// Shared by the ways causal attention is computed: argument checks, the visibility mask, repeated key/value heads.
+// Shared by the ways causal attention is computed: argument checks, the visibility mask, repeated
+// key/value heads.
 #include "core/ops/attention.h"
 
 namespace strata::ops::attention_detail {
 
-void check_shapes(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK, const Tensor& segments_BT,
-                  const AttentionDropout& dropout);
+void check_shapes(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
+                  const Tensor& segments_BT, const AttentionDropout& dropout);
 
 // True where query t sees key s: [1 or B, 1, T, T] bool.
 Tensor visible_pairs(const Tensor& segments_BT, int64_t T, at::Device device);

@@ -23,7 +23,7 @@ Rows rows_of(const Tensor& x) {
     even = even && x.stride(d) == next;
     next *= x.size(d);
   }
-  if (!even || stride < width) {   // overlapping (expanded) rows are copied too
+  if (!even || stride < width) {  // overlapping (expanded) rows are copied too
     return {x.contiguous(), count, width, width};
   }
   return {x, count, width, stride};

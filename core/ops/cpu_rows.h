@@ -12,15 +12,17 @@ namespace strata::ops {
 // CPU tensors of the types the kernels are compiled for; everything else takes the composite form.
 inline bool has_cpu_kernel(const Tensor& x) {
   const auto dtype = x.scalar_type();
-  return x.device().is_cpu() && (dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16);
+  return x.device().is_cpu() &&
+         (dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16);
 }
 
-// A tensor as rows of its last dimension at a uniform distance (in elements), without a copy where its strides allow.
+// A tensor as rows of its last dimension at a uniform distance (in elements), without a copy where
+// its strides allow.
 struct Rows {
-  Tensor tensor;         // keeps the storage
-  int64_t count = 0;     // rows
-  int64_t width = 0;     // elements of a row, adjacent
-  int64_t stride = 0;    // from row to row
+  Tensor tensor;       // keeps the storage
+  int64_t count = 0;   // rows
+  int64_t width = 0;   // elements of a row, adjacent
+  int64_t stride = 0;  // from row to row
   bool dense() const { return stride == width || count <= 1; }
   template <class S>
   const S* data() const {
@@ -29,13 +31,15 @@ struct Rows {
 };
 Rows rows_of(const Tensor& x);
 
-// Elements worth one step of a thread; blocks are cut by this number alone, never by the number of threads.
+// Elements worth one step of a thread; blocks are cut by this number alone, never by the number of
+// threads.
 inline constexpr int64_t kBlockElements = 16384;
 inline int64_t rows_per_block(int64_t width) {
   return std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, width));
 }
 
-// body(block, begin, end) for the blocks of `size` items of [0, count), in any order on the threads of LibTorch's pool.
+// body(block, begin, end) for the blocks of `size` items of [0, count), in any order on the threads
+// of LibTorch's pool.
 template <class Body>
 void for_blocks(int64_t count, int64_t size, const Body& body) {
   const int64_t blocks = (count + size - 1) / size;

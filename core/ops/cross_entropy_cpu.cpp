@@ -1,4 +1,5 @@
-// One sweep over a row per function; 16-bit logits are widened in registers and the gradient is rounded once, in place.
+// One sweep over a row per function; 16-bit logits are widened in registers and the gradient is
+// rounded once, in place.
 #include "core/ops/cross_entropy_cpu.h"
 
 #include <ATen/ops/empty.h>
@@ -19,14 +20,15 @@ template <class S, class A>
 struct Span {
   const S* logits = nullptr;
   int64_t stride = 0;
-  S* gradient = nullptr;             // rows of the same stride; may be logits
+  S* gradient = nullptr;  // rows of the same stride; may be logits
   const int64_t* targets = nullptr;
   int64_t first_column = 0;
-  const A* max = nullptr;            // null for RowMax
-  A *sum = nullptr, *shifted = nullptr, *target = nullptr;   // results; sum is the row's whole sum in Backward
+  const A* max = nullptr;  // null for RowMax
+  A *sum = nullptr, *shifted = nullptr,
+    *target = nullptr;  // results; sum is the row's whole sum in Backward
   bool smoothing = false;
   int64_t rows = 0, width = 0;
-  A z_loss = 0, target_weight = 1, uniform = 0;   // zeta, 1 - alpha, alpha / vocabulary
+  A z_loss = 0, target_weight = 1, uniform = 0;  // zeta, 1 - alpha, alpha / vocabulary
 
   // Column of the row's target here, or -1.
   [[gnu::always_inline]] inline int64_t column(int64_t row) const {
@@ -69,13 +71,16 @@ struct ExpSums {
     for (int64_t r = 0; r < span.rows; ++r) {
       const S* l = span.logits + r * span.stride;
       const A most = span.max[r];
-      span.sum[r] = simd::sum_sweep<V>(span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        return simd::within(simd::exp(static_cast<V>(simd::load<V>(l + i, lanes) - most)), lanes);
-      });
+      span.sum[r] = simd::sum_sweep<V>(
+          span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            return simd::within(simd::exp(static_cast<V>(simd::load<V>(l + i, lanes) - most)),
+                                lanes);
+          });
       if (span.smoothing) {
-        span.shifted[r] = simd::sum_sweep<V>(span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-          return simd::within(static_cast<V>(simd::load<V>(l + i, lanes) - most), lanes);
-        });
+        span.shifted[r] = simd::sum_sweep<V>(
+            span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+              return simd::within(static_cast<V>(simd::load<V>(l + i, lanes) - most), lanes);
+            });
       }
       const int64_t column = span.column(r);
       span.target[r] = column >= 0 ? static_cast<A>(l[column]) - most : A(0);
@@ -103,10 +108,11 @@ struct Backward {
       const int64_t column = span.column(r);
       const A at_target = column >= 0 ? static_cast<A>(l[column]) - most : A(0);
       const A uniform = span.uniform;
-      simd::sweep<V>(span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        const V e = simd::exp(static_cast<V>(simd::load<V>(l + i, lanes) - most));
-        simd::store(gradient + i, static_cast<V>(e * scale - uniform), lanes);
-      });
+      simd::sweep<V>(
+          span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            const V e = simd::exp(static_cast<V>(simd::load<V>(l + i, lanes) - most));
+            simd::store(gradient + i, static_cast<V>(e * scale - uniform), lanes);
+          });
       if (column >= 0) {
         const V e = simd::exp(simd::broadcast<V>(at_target));
         gradient[column] = static_cast<S>(e[0] * scale - uniform - span.target_weight);
@@ -121,7 +127,8 @@ Tensor row_max(const Tensor& logits_NV) {
   using namespace cross_entropy_cpu_detail;
   const Rows logits = rows_of(logits_NV);
   const int64_t N = logits_NV.size(0), V = logits_NV.size(1);
-  const Tensor out = at::empty({N}, logits_NV.options().dtype(accumulate_dtype(logits_NV.scalar_type())));
+  const Tensor out =
+      at::empty({N}, logits_NV.options().dtype(accumulate_dtype(logits_NV.scalar_type())));
   with_types(logits_NV, [&]<class S, class A>(S, A) {
     for_blocks(N, rows_per_block(V), [&](int64_t, int64_t begin, int64_t end) {
       Span<S, A> span;
@@ -136,8 +143,8 @@ Tensor row_max(const Tensor& logits_NV) {
   return out;
 }
 
-Tensor exp_sums(const Tensor& logits_NV, const Tensor& max_N, const Tensor& targets_N, int64_t first_column,
-                bool smoothing) {
+Tensor exp_sums(const Tensor& logits_NV, const Tensor& max_N, const Tensor& targets_N,
+                int64_t first_column, bool smoothing) {
   using namespace cross_entropy_cpu_detail;
   const Rows logits = rows_of(logits_NV);
   const int64_t N = logits_NV.size(0), V = logits_NV.size(1);
@@ -163,12 +170,15 @@ Tensor exp_sums(const Tensor& logits_NV, const Tensor& max_N, const Tensor& targ
   return out;
 }
 
-void backward_(const Tensor& logits_NV, const Tensor& sums_3N, const Tensor& max_N, const Tensor& targets_N,
-               int64_t first_column, int64_t vocabulary, const CrossEntropyOptions& options) {
+void backward_(const Tensor& logits_NV, const Tensor& sums_3N, const Tensor& max_N,
+               const Tensor& targets_N, int64_t first_column, int64_t vocabulary,
+               const CrossEntropyOptions& options) {
   using namespace cross_entropy_cpu_detail;
-  const Rows logits = rows_of(logits_NV);   // a copy where the rows cannot be addressed: copied back below
+  const Rows logits =
+      rows_of(logits_NV);  // a copy where the rows cannot be addressed: copied back below
   const int64_t N = logits_NV.size(0), V = logits_NV.size(1);
-  const Tensor targets = targets_N.contiguous(), most = max_N.contiguous(), sums = sums_3N.contiguous();
+  const Tensor targets = targets_N.contiguous(), most = max_N.contiguous(),
+               sums = sums_3N.contiguous();
   with_types(logits_NV, [&]<class S, class A>(S, A) {
     for_blocks(N, rows_per_block(V), [&](int64_t, int64_t begin, int64_t end) {
       Span<S, A> span;

@@ -35,8 +35,9 @@ struct Dropout : torch::autograd::Function<Dropout> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, double prob, const DropoutKey& key) {
     ctx->saved_data["prob"] = prob;
     ctx->saved_data["name"] = key.name;
-    ctx->saved_data["numbers"] = std::vector<int64_t>{static_cast<int64_t>(key.seed), static_cast<int64_t>(key.step),
-                                                      key.first_row, key.first_feature, key.width};
+    ctx->saved_data["numbers"] =
+        std::vector<int64_t>{static_cast<int64_t>(key.seed), static_cast<int64_t>(key.step),
+                             key.first_row, key.first_feature, key.width};
     return dropout_cpu::apply(x, prob, key);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -47,7 +48,8 @@ struct Dropout : torch::autograd::Function<Dropout> {
                          .first_row = n[2],
                          .first_feature = n[3],
                          .width = n[4]};
-    return {dropout_cpu::apply(grads[0], ctx->saved_data["prob"].toDouble(), key), Tensor(), Tensor()};
+    return {dropout_cpu::apply(grads[0], ctx->saved_data["prob"].toDouble(), key), Tensor(),
+            Tensor()};
   }
 };
 
@@ -58,14 +60,15 @@ Tensor dropout(const Tensor& x_BTF, double prob, const DropoutKey& key) {
   if (prob == 0) {
     return x_BTF;
   }
-  STRATA_CHECK(x_BTF.dim() == 3, cat("dropout: got ", shape_text(x_BTF.sizes()), ", needs [B, T, F]"));
+  STRATA_CHECK(x_BTF.dim() == 3,
+               cat("dropout: got ", shape_text(x_BTF.sizes()), ", needs [B, T, F]"));
   STRATA_CHECK(key.width == 0 || key.first_feature + x_BTF.size(2) <= key.width,
-               cat("dropout: features ", key.first_feature, " to ", key.first_feature + x_BTF.size(2),
-                   " lie outside the width ", key.width));
+               cat("dropout: features ", key.first_feature, " to ",
+                   key.first_feature + x_BTF.size(2), " lie outside the width ", key.width));
   if (has_cpu_kernel(x_BTF)) {
     return dropout_detail::Dropout::apply(x_BTF, prob, key);
   }
-  if (x_BTF.is_meta()) {   // shapes only: there are no values to keep or drop
+  if (x_BTF.is_meta()) {  // shapes only: there are no values to keep or drop
     return x_BTF * 1.0;
   }
   const Tensor factors = dropout_detail::mask(x_BTF, prob, key);

@@ -12,13 +12,14 @@ namespace strata::ops::dropout_cpu {
 
 namespace dropout_cpu_detail {
 
-constexpr int64_t kChunk = 2048;          // elements whose words are held at a time
-constexpr int64_t kRoom = kChunk + 128;   // and those of incomplete registers around them
+constexpr int64_t kChunk = 2048;         // elements whose words are held at a time
+constexpr int64_t kRoom = kChunk + 128;  // and those of incomplete registers around them
 
-// Philox 4x32-10 for consecutive counters, one per 64-bit lane; four words per counter in element order.
+// Philox 4x32-10 for consecutive counters, one per 64-bit lane; four words per counter in element
+// order.
 template <int Bytes>
-[[gnu::always_inline]] inline void words_of_blocks(uint64_t block, int64_t blocks, uint32_t step, PhiloxKey key,
-                                                   uint32_t* out) {
+[[gnu::always_inline]] inline void words_of_blocks(uint64_t block, int64_t blocks, uint32_t step,
+                                                   PhiloxKey key, uint32_t* out) {
   using V = typename simd::VectorOf<uint64_t, Bytes / 8>::type;
   constexpr int N = Bytes / 8;
   constexpr uint64_t kLow = 0xffffffffu;
@@ -54,14 +55,14 @@ template <int Bytes>
 
 template <class S>
 struct Span {
-  const S* x = nullptr;   // null: factors instead of products
+  const S* x = nullptr;  // null: factors instead of products
   S* y = nullptr;
   uint64_t first = 0;
   int64_t count = 0;
   uint32_t step = 0, threshold = 0;
   PhiloxKey key{};
   double kept = 1;
-  uint32_t* words = nullptr;   // kRoom
+  uint32_t* words = nullptr;  // kRoom
 };
 
 template <class A>
@@ -70,8 +71,10 @@ struct Drop {
   [[gnu::always_inline]] static inline void run(const Span<S>& span) {
     using V = simd::Vec<A, Bytes>;
     using Word = typename simd::VectorOf<uint32_t, simd::kLanes<V>>::type;
-    using Mask = typename simd::VectorOf<std::conditional_t<sizeof(A) == 8, int64_t, int32_t>, simd::kLanes<V>>::type;
-    using Wide = typename simd::VectorOf<std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>, simd::kLanes<V>>::type;
+    using Mask = typename simd::VectorOf<std::conditional_t<sizeof(A) == 8, int64_t, int32_t>,
+                                         simd::kLanes<V>>::type;
+    using Wide = typename simd::VectorOf<std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>,
+                                         simd::kLanes<V>>::type;
     const A kept = static_cast<A>(span.kept);
     const Wide threshold = Wide{} + span.threshold;
     for (int64_t done = 0; done < span.count; done += kChunk) {
@@ -80,14 +83,17 @@ struct Drop {
       const auto skip = static_cast<int64_t>(first % 4);
       words_of_blocks<Bytes>(first / 4, (skip + n + 3) / 4, span.step, span.key, span.words);
       const uint32_t* words = span.words + skip;
-      simd::sweep<V>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        Word word;
-        __builtin_memcpy(&word, words + i, sizeof(word));   // words beyond the row's end are there, in span.words
-        const Mask keep = __builtin_convertvector(word, Wide) >= threshold;
-        const V value = span.x != nullptr ? static_cast<V>(simd::load<V>(span.x + done + i, lanes) * kept)
-                                          : simd::broadcast<V>(kept);
-        simd::store(span.y + done + i, static_cast<V>(keep ? value : V{}), lanes);
-      });
+      simd::sweep<V>(
+          n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            Word word;
+            __builtin_memcpy(&word, words + i,
+                             sizeof(word));  // words beyond the row's end are there, in span.words
+            const Mask keep = __builtin_convertvector(word, Wide) >= threshold;
+            const V value = span.x != nullptr
+                                ? static_cast<V>(simd::load<V>(span.x + done + i, lanes) * kept)
+                                : simd::broadcast<V>(kept);
+            simd::store(span.y + done + i, static_cast<V>(keep ? value : V{}), lanes);
+          });
     }
   }
 };
@@ -97,7 +103,8 @@ struct Drop {
 uint32_t threshold(double prob) { return static_cast<uint32_t>(std::floor(prob * 4294967296.0)); }
 
 template <class S>
-void keep_factors(const Rng& rng, uint64_t first, int64_t count, uint32_t step, double prob, S* out) {
+void keep_factors(const Rng& rng, uint64_t first, int64_t count, uint32_t step, double prob,
+                  S* out) {
   using namespace dropout_cpu_detail;
   for_blocks(count, kBlockElements, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<uint32_t> words(kRoom);
@@ -127,25 +134,27 @@ Tensor apply(const Tensor& x_BTF, double prob, const DropoutKey& key) {
   const bool whole = width == F;
   const int64_t runs = F == 0 ? 0 : whole ? x.numel() : x.size(0) * T;
   with_types(x, [&]<class S, class A>(S, A) {
-    for_blocks(runs, whole ? kBlockElements : rows_per_block(F), [&](int64_t, int64_t begin, int64_t end) {
-      std::vector<uint32_t> words(kRoom);
-      Span<S> span;
-      span.step = key.step;
-      span.threshold = threshold(prob);
-      span.key = rng.key();
-      span.kept = 1.0 / (1.0 - prob);
-      span.words = words.data();
-      span.count = whole ? end - begin : F;
-      const int64_t step = whole ? end - begin : 1;
-      for (int64_t run = begin; run < end; run += step) {
-        const int64_t at = whole ? run : run * F;
-        const int64_t element = key.first_row * T * width + key.first_feature + (whole ? run : run * width);
-        span.first = static_cast<uint64_t>(element);
-        span.x = x.const_data_ptr<S>() + at;
-        span.y = y.mutable_data_ptr<S>() + at;
-        simd::run<Drop<A>>(span);
-      }
-    });
+    for_blocks(runs, whole ? kBlockElements : rows_per_block(F),
+               [&](int64_t, int64_t begin, int64_t end) {
+                 std::vector<uint32_t> words(kRoom);
+                 Span<S> span;
+                 span.step = key.step;
+                 span.threshold = threshold(prob);
+                 span.key = rng.key();
+                 span.kept = 1.0 / (1.0 - prob);
+                 span.words = words.data();
+                 span.count = whole ? end - begin : F;
+                 const int64_t step = whole ? end - begin : 1;
+                 for (int64_t run = begin; run < end; run += step) {
+                   const int64_t at = whole ? run : run * F;
+                   const int64_t element =
+                       key.first_row * T * width + key.first_feature + (whole ? run : run * width);
+                   span.first = static_cast<uint64_t>(element);
+                   span.x = x.const_data_ptr<S>() + at;
+                   span.y = y.mutable_data_ptr<S>() + at;
+                   simd::run<Drop<A>>(span);
+                 }
+               });
   });
   return y;
 }

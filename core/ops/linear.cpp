@@ -20,8 +20,9 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 
 Tensor split_heads(const Tensor& x, int64_t head_width) {
   const int64_t width = x.size(-1);
-  STRATA_CHECK(head_width > 0 && width % head_width == 0,
-               cat("split_heads: width ", width, " is not a multiple of the head width ", head_width));
+  STRATA_CHECK(
+      head_width > 0 && width % head_width == 0,
+      cat("split_heads: width ", width, " is not a multiple of the head width ", head_width));
   Shape shape = x.sizes().vec();
   shape.back() = width / head_width;
   shape.push_back(head_width);

@@ -11,7 +11,7 @@ template <class S, size_t In, size_t Out>
 struct MapSpan {
   std::array<const S*, In> in;
   std::array<int64_t, In> in_stride;
-  std::array<S*, Out> out;      // rows of `width` elements without gaps
+  std::array<S*, Out> out;  // rows of `width` elements without gaps
   int64_t rows = 0, width = 0;
 };
 
@@ -29,16 +29,17 @@ struct MapKernel {
       for (size_t k = 0; k < Out; ++k) {
         to[k] = span.out[k] + r * span.width;
       }
-      simd::sweep<V>(span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        V in[In], out[Out];
-        for (size_t k = 0; k < In; ++k) {
-          in[k] = simd::load<V>(from[k] + i, lanes);
-        }
-        Function::apply(in, out);
-        for (size_t k = 0; k < Out; ++k) {
-          simd::store(to[k] + i, out[k], lanes);
-        }
-      });
+      simd::sweep<V>(
+          span.width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            V in[In], out[Out];
+            for (size_t k = 0; k < In; ++k) {
+              in[k] = simd::load<V>(from[k] + i, lanes);
+            }
+            Function::apply(in, out);
+            for (size_t k = 0; k < Out; ++k) {
+              simd::store(to[k] + i, out[k], lanes);
+            }
+          });
     }
   }
 };
@@ -55,19 +56,21 @@ void map_rows(const std::array<Tensor, In>& inputs, const std::array<Tensor, Out
   const int64_t count = dense ? inputs[0].numel() : rows[0].count;
   const int64_t width = rows[0].width;
   with_types(inputs[0], [&]<class S, class A>(S, A) {
-    for_blocks(count, dense ? kBlockElements : rows_per_block(width), [&](int64_t, int64_t begin, int64_t end) {
-      MapSpan<S, In, Out> span;
-      span.rows = dense ? 1 : end - begin;
-      span.width = dense ? end - begin : width;
-      for (size_t k = 0; k < In; ++k) {
-        span.in[k] = rows[k].template data<S>() + begin * (dense ? 1 : rows[k].stride);
-        span.in_stride[k] = rows[k].stride;
-      }
-      for (size_t k = 0; k < Out; ++k) {
-        span.out[k] = outputs[k].template mutable_data_ptr<S>() + begin * (dense ? 1 : width);
-      }
-      simd::run<MapKernel<Function, A>>(span);
-    });
+    for_blocks(count, dense ? kBlockElements : rows_per_block(width),
+               [&](int64_t, int64_t begin, int64_t end) {
+                 MapSpan<S, In, Out> span;
+                 span.rows = dense ? 1 : end - begin;
+                 span.width = dense ? end - begin : width;
+                 for (size_t k = 0; k < In; ++k) {
+                   span.in[k] = rows[k].template data<S>() + begin * (dense ? 1 : rows[k].stride);
+                   span.in_stride[k] = rows[k].stride;
+                 }
+                 for (size_t k = 0; k < Out; ++k) {
+                   span.out[k] =
+                       outputs[k].template mutable_data_ptr<S>() + begin * (dense ? 1 : width);
+                 }
+                 simd::run<MapKernel<Function, A>>(span);
+               });
   });
 }
 

@@ -20,7 +20,8 @@ using torch::autograd::variable_list;
 void check_widths(const char* op, const Tensor& x, const Tensor& weight_D, const Tensor& bias_D) {
   STRATA_CHECK(x.dim() >= 1 && weight_D.dim() == 1 && weight_D.size(0) == x.size(-1) &&
                    (!bias_D.defined() || bias_D.sizes() == weight_D.sizes()),
-               cat(op, ": weight ", shape_text(weight_D.sizes()), " does not fit x ", shape_text(x.sizes())));
+               cat(op, ": weight ", shape_text(weight_D.sizes()), " does not fit x ",
+                   shape_text(x.sizes())));
 }
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
@@ -40,8 +41,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 };
 
 struct LayerNorm : torch::autograd::Function<LayerNorm> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                        double eps) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
+                        const std::optional<Tensor>& bias, double eps) {
     norm_cpu::Statistics statistics;
     Tensor y = norm_cpu::layer_norm_forward(x, weight, bias.value_or(Tensor()), eps, statistics);
     ctx->saved_data["has_bias"] = bias.has_value();
@@ -73,10 +74,12 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight_D, double eps) {
   if (!has_cpu_kernel(x)) {
     return rms_norm_composite(x, weight_D, eps);
   }
-  return norm_detail::RmsNorm::apply(x, weight_D.to(accumulate_dtype(x.scalar_type())).contiguous(), eps);
+  return norm_detail::RmsNorm::apply(x, weight_D.to(accumulate_dtype(x.scalar_type())).contiguous(),
+                                     eps);
 }
 
-Tensor layer_norm_composite(const Tensor& x, const Tensor& weight_D, const Tensor& bias_D, double eps) {
+Tensor layer_norm_composite(const Tensor& x, const Tensor& weight_D, const Tensor& bias_D,
+                            double eps) {
   const auto acc = accumulate_dtype(x.scalar_type());
   const Tensor wide = x.to(acc);
   const Tensor centred = wide - wide.mean(-1, true);

@@ -1,6 +1,6 @@
-// Rows are read from memory once: the second and third sweep over a row find it in the first-level cache. Weight and
-// bias gradients are sums over rows: a fixed block of rows adds into its own partial vector, partials are added in
-// block order, so the bits do not depend on the threads.
+// Rows are read from memory once: the second and third sweep over a row find it in the first-level
+// cache. Weight and bias gradients are sums over rows: a fixed block of rows adds into its own
+// partial vector, partials are added in block order, so the bits do not depend on the threads.
 #include "core/ops/norm_cpu.h"
 
 #include <ATen/ops/empty.h>
@@ -21,11 +21,11 @@ struct Span {
   const S* x = nullptr;
   int64_t dy_stride = 0, x_stride = 0;
   const A* weight = nullptr;
-  const A* bias = nullptr;      // null: none
-  A* mean = nullptr;            // null: root mean square norm
+  const A* bias = nullptr;  // null: none
+  A* mean = nullptr;        // null: root mean square norm
   A* rstd = nullptr;
-  S* out = nullptr;             // y, or dx; null: not wanted
-  A* dweight = nullptr;         // partial sums of this block; null: not wanted
+  S* out = nullptr;      // y, or dx; null: not wanted
+  A* dweight = nullptr;  // partial sums of this block; null: not wanted
   A* dbias = nullptr;
   int64_t rows = 0, width = 0;
   A eps = 0;
@@ -42,34 +42,42 @@ struct Forward {
       S* y = span.out + r * D;
       A mean = 0;
       if (span.mean != nullptr) {
-        mean = simd::sum_sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-                 return simd::load<V>(x + i, lanes);
-               }) / static_cast<A>(D);
+        mean = simd::sum_sweep<V>(
+                   D, [&](int64_t i, auto lanes)
+                          __attribute__((always_inline)) { return simd::load<V>(x + i, lanes); }) /
+               static_cast<A>(D);
         span.mean[r] = mean;
       }
-      const A squares = simd::sum_sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        const V centred = simd::within(static_cast<V>(simd::load<V>(x + i, lanes) - mean), lanes);
-        return static_cast<V>(centred * centred);
-      });
+      const A squares = simd::sum_sweep<V>(
+          D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            const V centred =
+                simd::within(static_cast<V>(simd::load<V>(x + i, lanes) - mean), lanes);
+            return static_cast<V>(centred * centred);
+          });
       const A rstd = A(1) / std::sqrt(squares / static_cast<A>(D) + span.eps);
       span.rstd[r] = rstd;
       if (span.bias != nullptr) {
-        simd::sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-          const V scaled = (simd::load<V>(x + i, lanes) - mean) * rstd * simd::load<V>(span.weight + i, lanes);
-          simd::store(y + i, static_cast<V>(scaled + simd::load<V>(span.bias + i, lanes)), lanes);
-        });
+        simd::sweep<V>(
+            D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+              const V scaled = (simd::load<V>(x + i, lanes) - mean) * rstd *
+                               simd::load<V>(span.weight + i, lanes);
+              simd::store(y + i, static_cast<V>(scaled + simd::load<V>(span.bias + i, lanes)),
+                          lanes);
+            });
       } else {
-        simd::sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-          const V scaled = (simd::load<V>(x + i, lanes) - mean) * rstd * simd::load<V>(span.weight + i, lanes);
-          simd::store(y + i, scaled, lanes);
-        });
+        simd::sweep<V>(
+            D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+              const V scaled = (simd::load<V>(x + i, lanes) - mean) * rstd *
+                               simd::load<V>(span.weight + i, lanes);
+              simd::store(y + i, scaled, lanes);
+            });
       }
     }
   }
 };
 
-// g = dy weight, h = (x - mean) rstd:  dx = rstd (g - mean(g) - h mean(g h)), without mean(g) for the root mean
-// square norm;  dweight += dy h;  dbias += dy.
+// g = dy weight, h = (x - mean) rstd:  dx = rstd (g - mean(g) - h mean(g h)), without mean(g) for
+// the root mean square norm;  dweight += dy h;  dbias += dy.
 template <class A>
 struct Backward {
   template <int Bytes, class S>
@@ -85,32 +93,44 @@ struct Backward {
         S* dx = span.out + r * D;
         A g_mean = 0;
         if (span.mean != nullptr) {
-          g_mean = simd::sum_sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-                     return static_cast<V>(simd::load<V>(dy + i, lanes) * simd::load<V>(span.weight + i, lanes));
-                   }) / static_cast<A>(D);
+          g_mean = simd::sum_sweep<V>(
+                       D,
+                       [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+                         return static_cast<V>(simd::load<V>(dy + i, lanes) *
+                                               simd::load<V>(span.weight + i, lanes));
+                       }) /
+                   static_cast<A>(D);
         }
-        const A gh_mean = simd::sum_sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-                            const V g = simd::load<V>(dy + i, lanes) * simd::load<V>(span.weight + i, lanes);
-                            return static_cast<V>(g * ((simd::load<V>(x + i, lanes) - mean) * rstd));
-                          }) / static_cast<A>(D);
-        simd::sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-          const V g = simd::load<V>(dy + i, lanes) * simd::load<V>(span.weight + i, lanes);
-          const V h = (simd::load<V>(x + i, lanes) - mean) * rstd;
-          simd::store(dx + i, static_cast<V>((g - g_mean - h * gh_mean) * rstd), lanes);
-        });
+        const A gh_mean =
+            simd::sum_sweep<V>(
+                D,
+                [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+                  const V g = simd::load<V>(dy + i, lanes) * simd::load<V>(span.weight + i, lanes);
+                  return static_cast<V>(g * ((simd::load<V>(x + i, lanes) - mean) * rstd));
+                }) /
+            static_cast<A>(D);
+        simd::sweep<V>(
+            D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+              const V g = simd::load<V>(dy + i, lanes) * simd::load<V>(span.weight + i, lanes);
+              const V h = (simd::load<V>(x + i, lanes) - mean) * rstd;
+              simd::store(dx + i, static_cast<V>((g - g_mean - h * gh_mean) * rstd), lanes);
+            });
       }
       if (span.dweight != nullptr) {
-        simd::sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-          const V h = (simd::load<V>(x + i, lanes) - mean) * rstd;
-          const V sum = simd::load<V>(span.dweight + i, lanes) + simd::load<V>(dy + i, lanes) * h;
-          simd::store(span.dweight + i, sum, lanes);
-        });
+        simd::sweep<V>(
+            D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+              const V h = (simd::load<V>(x + i, lanes) - mean) * rstd;
+              const V sum =
+                  simd::load<V>(span.dweight + i, lanes) + simd::load<V>(dy + i, lanes) * h;
+              simd::store(span.dweight + i, sum, lanes);
+            });
       }
       if (span.dbias != nullptr) {
-        simd::sweep<V>(D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-          const V sum = simd::load<V>(span.dbias + i, lanes) + simd::load<V>(dy + i, lanes);
-          simd::store(span.dbias + i, sum, lanes);
-        });
+        simd::sweep<V>(
+            D, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+              const V sum = simd::load<V>(span.dbias + i, lanes) + simd::load<V>(dy + i, lanes);
+              simd::store(span.dbias + i, sum, lanes);
+            });
       }
     }
   }
@@ -133,8 +153,8 @@ Tensor sum_partials(const Tensor& partials) {
   return sum;
 }
 
-Tensor forward(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps, Statistics& statistics,
-               bool centre) {
+Tensor forward(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps,
+               Statistics& statistics, bool centre) {
   const Rows x = rows_of(input);
   Tensor y = at::empty(input.sizes(), input.options());
   const auto options = input.options().dtype(accumulate_dtype(input.scalar_type()));
@@ -159,8 +179,8 @@ Tensor forward(const Tensor& input, const Tensor& weight, const Tensor& bias, do
   return y;
 }
 
-Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& weight, const Statistics& statistics,
-                   Wanted wanted) {
+Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& weight,
+                   const Statistics& statistics, Wanted wanted) {
   const Rows x = rows_of(x_in), dy = rows_of(dy_in);
   const int64_t D = x_in.size(-1);
   Gradients gradients;
@@ -170,7 +190,8 @@ Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& weight
   // At most 256 partial vectors; how rows are cut depends on their number and width only.
   constexpr int64_t kMostBlocks = 256;
   const int64_t step = std::max<int64_t>(16, rows_per_block(D));
-  const int64_t block_rows = step * std::max<int64_t>(1, (x.count + step * kMostBlocks - 1) / (step * kMostBlocks));
+  const int64_t block_rows =
+      step * std::max<int64_t>(1, (x.count + step * kMostBlocks - 1) / (step * kMostBlocks));
   const int64_t blocks = (x.count + block_rows - 1) / block_rows;
   const Tensor dweight = wanted.weight ? at::zeros({blocks, D}, weight.options()) : Tensor();
   const Tensor dbias = wanted.bias ? at::zeros({blocks, D}, weight.options()) : Tensor();
@@ -182,7 +203,8 @@ Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& weight
       span.x = x.data<S>() + begin * x.stride;
       span.x_stride = x.stride;
       span.weight = weight.const_data_ptr<A>();
-      span.mean = statistics.mean.defined() ? statistics.mean.mutable_data_ptr<A>() + begin : nullptr;
+      span.mean =
+          statistics.mean.defined() ? statistics.mean.mutable_data_ptr<A>() + begin : nullptr;
       span.rstd = statistics.rstd.mutable_data_ptr<A>() + begin;
       span.out = wanted.x ? gradients.x.mutable_data_ptr<S>() + begin * D : nullptr;
       span.dweight = wanted.weight ? dweight.mutable_data_ptr<A>() + block * D : nullptr;
@@ -207,18 +229,19 @@ Tensor rms_norm_forward(const Tensor& x, const Tensor& weight, double eps, Stati
   return norm_cpu_detail::forward(x, weight, {}, eps, statistics, /*centre=*/false);
 }
 
-Gradients rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Statistics& statistics,
-                            Wanted wanted) {
+Gradients rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                            const Statistics& statistics, Wanted wanted) {
   wanted.bias = false;
   return norm_cpu_detail::backward(dy, x, weight, statistics, wanted);
 }
 
-Tensor layer_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, Statistics& statistics) {
+Tensor layer_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps,
+                          Statistics& statistics) {
   return norm_cpu_detail::forward(x, weight, bias, eps, statistics, /*centre=*/true);
 }
 
-Gradients layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Statistics& statistics,
-                              Wanted wanted) {
+Gradients layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                              const Statistics& statistics, Wanted wanted) {
   return norm_cpu_detail::backward(dy, x, weight, statistics, wanted);
 }
 

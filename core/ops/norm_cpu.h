@@ -1,5 +1,6 @@
 #pragma once
-// CPU kernels of norm.h. Weights and biases are contiguous, of the accumulate dtype of x; outputs are contiguous.
+// CPU kernels of norm.h. Weights and biases are contiguous, of the accumulate dtype of x; outputs
+// are contiguous.
 #include "core/tensor.h"
 
 namespace strata::ops::norm_cpu {
@@ -18,12 +19,13 @@ struct Wanted {
 };
 
 Tensor rms_norm_forward(const Tensor& x, const Tensor& weight, double eps, Statistics& statistics);
-Gradients rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Statistics& statistics,
-                            Wanted wanted);
+Gradients rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                            const Statistics& statistics, Wanted wanted);
 
 // bias may be undefined.
-Tensor layer_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, Statistics& statistics);
-Gradients layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Statistics& statistics,
-                              Wanted wanted);
+Tensor layer_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps,
+                          Statistics& statistics);
+Gradients layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                              const Statistics& statistics, Wanted wanted);
 
 }  // namespace strata::ops::norm_cpu

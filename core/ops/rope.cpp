@@ -21,20 +21,24 @@ void check_shapes(const Tensor& x_BTHK, const Tensor& positions_BT, const RopeTa
   STRATA_CHECK(x_BTHK.dim() == 4 && positions_BT.sizes() == x_BTHK.sizes().slice(0, 2) &&
                    positions_BT.scalar_type() == at::kLong &&
                    2 * static_cast<int64_t>(table.inv_freq.size()) <= x_BTHK.size(3),
-               cat("rope: x ", shape_text(x_BTHK.sizes()), " with positions ", shape_text(positions_BT.sizes()), " of ",
-                   dtype_name(positions_BT.scalar_type()), " and ", table.inv_freq.size(), " frequencies"));
+               cat("rope: x ", shape_text(x_BTHK.sizes()), " with positions ",
+                   shape_text(positions_BT.sizes()), " of ", dtype_name(positions_BT.scalar_type()),
+                   " and ", table.inv_freq.size(), " frequencies"));
 }
 
 struct Rope : torch::autograd::Function<Rope> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& positions, const RopeTable& table) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& positions,
+                        const RopeTable& table) {
     ctx->save_for_backward({positions});
     ctx->saved_data["inv_freq"] = table.inv_freq;
     ctx->saved_data["magnitude"] = table.magnitude;
     return rope_cpu::rotate(x, positions, table, rope_cpu::Turn::Forward);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const RopeTable table{ctx->saved_data["inv_freq"].toDoubleVector(), ctx->saved_data["magnitude"].toDouble()};
-    return {rope_cpu::rotate(grads[0], ctx->get_saved_variables()[0], table, rope_cpu::Turn::Back), Tensor(), Tensor()};
+    const RopeTable table{ctx->saved_data["inv_freq"].toDoubleVector(),
+                          ctx->saved_data["magnitude"].toDouble()};
+    return {rope_cpu::rotate(grads[0], ctx->get_saved_variables()[0], table, rope_cpu::Turn::Back),
+            Tensor(), Tensor()};
   }
 };
 
@@ -46,7 +50,9 @@ Tensor rope_composite(const Tensor& x_BTHK, const Tensor& positions_BT, const Ro
   const auto half = static_cast<int64_t>(table.inv_freq.size());
   const int64_t K = x_BTHK.size(-1);
   const Tensor inv_freq =
-      at::from_blob(const_cast<double*>(table.inv_freq.data()), {half}, at::kDouble).clone().to(x_BTHK.device());
+      at::from_blob(const_cast<double*>(table.inv_freq.data()), {half}, at::kDouble)
+          .clone()
+          .to(x_BTHK.device());
   const Tensor angle = (positions_BT.to(at::kDouble).unsqueeze(-1) * inv_freq).unsqueeze(2);
   const Tensor cos = (angle.cos() * table.magnitude).to(acc);
   const Tensor sin = (angle.sin() * table.magnitude).to(acc);

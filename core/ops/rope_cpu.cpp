@@ -1,6 +1,7 @@
-// Angles: position p = 64 a + b, and cos, sin of p f follow in fp64 from those of 64 a f and b f by the addition
-// theorem, so a call evaluates about sqrt-many of them. Both parts are rounded like any product p f, and the value of
-// a position does not depend on which other positions the call holds. A token's cos and sin are used for all heads.
+// Angles: position p = 64 a + b, and cos, sin of p f follow in fp64 from those of 64 a f and b f by
+// the addition theorem, so a call evaluates about sqrt-many of them. Both parts are rounded like
+// any product p f, and the value of a position does not depend on which other positions the call
+// holds. A token's cos and sin are used for all heads.
 #include "core/ops/rope_cpu.h"
 
 #include <ATen/ops/empty.h>
@@ -18,7 +19,7 @@ namespace rope_cpu_detail {
 constexpr int64_t kFine = 64;
 
 struct CosSin {
-  std::vector<double> cos, sin;   // [rows, half]
+  std::vector<double> cos, sin;  // [rows, half]
   CosSin(int64_t rows, int64_t half) : cos(static_cast<size_t>(rows * half)), sin(cos.size()) {}
   void set(int64_t row, double position, const std::vector<double>& inv_freq, double magnitude) {
     const auto half = static_cast<int64_t>(inv_freq.size());
@@ -32,13 +33,14 @@ struct CosSin {
 
 template <class S, class A>
 struct Span {
-  const S* x = nullptr;             // of one token
+  const S* x = nullptr;  // of one token
   int64_t head_stride = 0;
-  S* y = nullptr;                   // [H, K]
+  S* y = nullptr;  // [H, K]
   int64_t heads = 0, width = 0, half = 0;
-  const double *coarse_cos = nullptr, *coarse_sin = nullptr, *fine_cos = nullptr, *fine_sin = nullptr;
+  const double *coarse_cos = nullptr, *coarse_sin = nullptr, *fine_cos = nullptr,
+               *fine_sin = nullptr;
   double sign = 1;
-  A *cos = nullptr, *sin = nullptr;   // [half] room for this token's values
+  A *cos = nullptr, *sin = nullptr;  // [half] room for this token's values
 };
 
 template <class A>
@@ -47,22 +49,32 @@ struct Rotate {
   [[gnu::always_inline]] static inline void run(const Span<S, A>& span) {
     using V = simd::Vec<A, Bytes>;
     using D = simd::Vec<double, Bytes>;
-    simd::sweep<D>(span.half, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      const D ca = simd::load<D>(span.coarse_cos + i, lanes), sa = simd::load<D>(span.coarse_sin + i, lanes);
-      const D cb = simd::load<D>(span.fine_cos + i, lanes), sb = simd::load<D>(span.fine_sin + i, lanes);
-      using Narrow = typename simd::VectorOf<A, simd::kLanes<D>>::type;
-      simd::store(span.cos + i, __builtin_convertvector(static_cast<D>(ca * cb - sa * sb), Narrow), lanes);
-      simd::store(span.sin + i, __builtin_convertvector(static_cast<D>((sa * cb + ca * sb) * span.sign), Narrow), lanes);
-    });
+    simd::sweep<D>(
+        span.half, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+          const D ca = simd::load<D>(span.coarse_cos + i, lanes),
+                  sa = simd::load<D>(span.coarse_sin + i, lanes);
+          const D cb = simd::load<D>(span.fine_cos + i, lanes),
+                  sb = simd::load<D>(span.fine_sin + i, lanes);
+          using Narrow = typename simd::VectorOf<A, simd::kLanes<D>>::type;
+          simd::store(span.cos + i,
+                      __builtin_convertvector(static_cast<D>(ca * cb - sa * sb), Narrow), lanes);
+          simd::store(
+              span.sin + i,
+              __builtin_convertvector(static_cast<D>((sa * cb + ca * sb) * span.sign), Narrow),
+              lanes);
+        });
     for (int64_t h = 0; h < span.heads; ++h) {
       const S* x = span.x + h * span.head_stride;
       S* y = span.y + h * span.width;
-      simd::sweep<V>(span.half, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        const V cos = simd::load<V>(span.cos + i, lanes), sin = simd::load<V>(span.sin + i, lanes);
-        const V first = simd::load<V>(x + i, lanes), second = simd::load<V>(x + span.half + i, lanes);
-        simd::store(y + i, static_cast<V>(first * cos - second * sin), lanes);
-        simd::store(y + span.half + i, static_cast<V>(second * cos + first * sin), lanes);
-      });
+      simd::sweep<V>(
+          span.half, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            const V cos = simd::load<V>(span.cos + i, lanes),
+                    sin = simd::load<V>(span.sin + i, lanes);
+            const V first = simd::load<V>(x + i, lanes),
+                    second = simd::load<V>(x + span.half + i, lanes);
+            simd::store(y + i, static_cast<V>(first * cos - second * sin), lanes);
+            simd::store(y + span.half + i, static_cast<V>(second * cos + first * sin), lanes);
+          });
       for (int64_t i = 2 * span.half; i < span.width; ++i) {
         y[i] = x[i];
       }
@@ -86,7 +98,8 @@ Tensor rotate(const Tensor& x_BTHK, const Tensor& positions_BT, const RopeTable&
   for (int64_t b = 0; b < kFine; ++b) {
     fine.set(b, static_cast<double>(b), table.inv_freq, table.magnitude);
   }
-  // Coarse parts: a row for each value up to the largest, or for each token where positions are large or negative.
+  // Coarse parts: a row for each value up to the largest, or for each token where positions are
+  // large or negative.
   int64_t least = 0, most = 0;
   for (int64_t n = 0; n < tokens; ++n) {
     least = std::min(least, position[n] >> 6);
@@ -114,7 +127,8 @@ Tensor rotate(const Tensor& x_BTHK, const Tensor& positions_BT, const RopeTable&
       span.cos = room.data();
       span.sin = room.data() + half;
       for (int64_t n = begin; n < end; ++n) {
-        const int64_t a = (shared ? position[n] >> 6 : n) * half, b = (position[n] & (kFine - 1)) * half;
+        const int64_t a = (shared ? position[n] >> 6 : n) * half,
+                      b = (position[n] & (kFine - 1)) * half;
         span.coarse_cos = coarse.cos.data() + a;
         span.coarse_sin = coarse.sin.data() + a;
         span.fine_cos = fine.cos.data() + b;

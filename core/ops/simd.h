@@ -1,19 +1,21 @@
 #pragma once
-// Vector registers for the CPU kernels of this folder, written with the compiler's vector types: one source runs with
-// AVX-512, AVX2 or the baseline instructions, chosen while running. Values of type S (float, double, BFloat16) are
-// widened to the accumulator type A (float, double) in registers.
+// Vector registers for the CPU kernels of this folder, written with the compiler's vector types:
+// one source runs with AVX-512, AVX2 or the baseline instructions, chosen while running. Values of
+// type S (float, double, BFloat16) are widened to the accumulator type A (float, double) in
+// registers.
 //
-// A kernel is a struct with a member template run<Bytes>(arguments...), Bytes being the register width; it and all it
-// calls are always_inline so that the code takes the instruction set of the caller. Elements that do not fill a
-// register go through the same instructions padded with zeros: the result of an element never depends on where in a
-// tensor it lies.
+// A kernel is a struct with a member template run<Bytes>(arguments...), Bytes being the register
+// width; it and all it calls are always_inline so that the code takes the instruction set of the
+// caller. Elements that do not fill a register go through the same instructions padded with zeros:
+// the result of an element never depends on where in a tensor it lies.
 #include <c10/util/BFloat16.h>
 
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
-#pragma GCC diagnostic ignored "-Wpsabi"   // every function below that takes or returns registers is inlined
+#pragma GCC diagnostic ignored \
+    "-Wpsabi"  // every function below that takes or returns registers is inlined
 
 namespace strata::ops::simd {
 
@@ -53,7 +55,7 @@ template <class V, class S>
     using Word = typename VectorOf<uint32_t, kLanes<V>>::type;
     Word word;
 #if defined(__x86_64__)
-    if constexpr (kLanes<V> == 16) {   // the compiler would build this one instruction from five
+    if constexpr (kLanes<V> == 16) {  // the compiler would build this one instruction from five
       asm("vpmovzxwd %1, %0" : "=v"(word) : "m"(*reinterpret_cast<const char(*)[32]>(p)));
       return bits<V>(word << 16);
     }
@@ -192,8 +194,8 @@ template <class V, class F>
   return sum_of(static_cast<V>((sum0 + sum1) + (sum2 + sum3)));
 }
 
-// e^x. fp32: 2^n times a polynomial of degree 6 on |r| <= ln(2)/2 (relative error about 1e-7); 0 below -86.6,
-// infinity above 88.7. fp64: the standard library.
+// e^x. fp32: 2^n times a polynomial of degree 6 on |r| <= ln(2)/2 (relative error about 1e-7); 0
+// below -86.6, infinity above 88.7. fp64: the standard library.
 template <class V>
 [[gnu::always_inline]] inline V exp(const V& x) {
   using A = Scalar<V>;
@@ -206,12 +208,13 @@ template <class V>
   } else {
     using Word = typename VectorOf<int32_t, kLanes<V>>::type;
     constexpr float kLow = -86.6f, kHigh = 88.72283f;
-    constexpr float kShift = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer held in the low bits
+    constexpr float kShift =
+        12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
     V clamped = x < kLow ? broadcast<V>(kLow) : x;
     clamped = clamped > kHigh ? broadcast<V>(kHigh) : clamped;
     const V shifted = clamped * 1.44269504088896341f + kShift;
     const V n = shifted - kShift;
-    V r = clamped - n * 0.693359375f;        // ln(2) in two parts, the first exact in few bits
+    V r = clamped - n * 0.693359375f;  // ln(2) in two parts, the first exact in few bits
     r = r - n * -2.12194440e-4f;
     V p = r * 0.0013814540102558785f + 0.008368745487810102f;
     p = p * r + 0.04166839081090892f;
@@ -219,14 +222,14 @@ template <class V>
     p = p * r + 0.4999999343193442f;
     p = p * (r * r) + r + 1.0f;
     const Word power = (bits<Word>(shifted) - bits<int32_t>(kShift) + 126) << 23;
-    V y = p * bits<V>(power) * 2.0f;         // in two steps: 2^128 is not a number of the format
+    V y = p * bits<V>(power) * 2.0f;  // in two steps: 2^128 is not a number of the format
     y = x < kLow ? V{} : y;
     return x > kHigh ? broadcast<V>(__builtin_inff()) : y;
   }
 }
 
-// Distribution function of the standard normal. fp32: e^(-x^2/2) times a polynomial in 1 / (1 + 0.34 |x|), relative
-// error of the lower tail about 4e-7.
+// Distribution function of the standard normal. fp32: e^(-x^2/2) times a polynomial in 1 / (1 +
+// 0.34 |x|), relative error of the lower tail about 4e-7.
 template <class V>
 [[gnu::always_inline]] inline V normal_cdf(const V& x) {
   using A = Scalar<V>;
@@ -257,8 +260,8 @@ enum class Level { Base, Avx2, Avx512 };
 // Best instruction set of this processor.
 inline Level level() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return Level::Avx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
@@ -270,7 +273,8 @@ inline Level level() {
 
 #if defined(__x86_64__)
 template <class Kernel, class... Args>
-[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2"), gnu::noinline]] void run_avx512(const Args&... args) {
+[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2"), gnu::noinline]] void run_avx512(
+    const Args&... args) {
   Kernel::template run<64>(args...);
 }
 template <class Kernel, class... Args>

@@ -21,8 +21,10 @@ namespace attention_test_detail {
 struct Qkv {
   Tensor q, k, v;
 };
-Qkv make(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K, at::ScalarType dtype = at::kDouble) {
-  return {normal({B, T, H, K}, "q", dtype), normal({B, T, G, K}, "k", dtype), normal({B, T, G, K}, "v", dtype)};
+Qkv make(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K,
+         at::ScalarType dtype = at::kDouble) {
+  return {normal({B, T, H, K}, "q", dtype), normal({B, T, G, K}, "k", dtype),
+          normal({B, T, G, K}, "v", dtype)};
 }
 
 // One query row with scalars: sees[s] tells whether key s counts.
@@ -33,13 +35,15 @@ std::vector<double> by_definition(const Qkv& x, int64_t b, int64_t t, int64_t h,
   double sum = 0;
   for (int64_t s = 0; s <= t; ++s) {
     if (sees(s)) {
-      weights[static_cast<size_t>(s)] = std::exp(scale * (x.q[b][t][h] * x.k[b][s][g]).sum().item<double>());
+      weights[static_cast<size_t>(s)] =
+          std::exp(scale * (x.q[b][t][h] * x.k[b][s][g]).sum().item<double>());
       sum += weights[static_cast<size_t>(s)];
     }
   }
   for (int64_t s = 0; s <= t; ++s) {
     for (int64_t i = 0; i < K; ++i) {
-      out[static_cast<size_t>(i)] += weights[static_cast<size_t>(s)] / sum * x.v[b][s][g][i].item<double>();
+      out[static_cast<size_t>(i)] +=
+          weights[static_cast<size_t>(s)] / sum * x.v[b][s][g][i].item<double>();
     }
   }
   return out;
@@ -47,7 +51,8 @@ std::vector<double> by_definition(const Qkv& x, int64_t b, int64_t t, int64_t h,
 
 TEST(Attention, EqualsTheDefinitionWithScalars) {
   const Qkv x = make(2, 9, 4, 2, 5);
-  const Tensor segments = at::tensor({0, 0, 0, 1, 1, 2, 2, -1, -1, 4, 4, 4, 4, 4, 4, 4, 4, -1}, at::kInt).view({2, 9});
+  const Tensor segments =
+      at::tensor({0, 0, 0, 1, 1, 2, 2, -1, -1, 4, 4, 4, 4, 4, 4, 4, 4, -1}, at::kInt).view({2, 9});
   const int* s = segments.const_data_ptr<int>();
   for (const bool packed : {false, true}) {
     for (const bool fast : {false, true}) {
@@ -58,10 +63,12 @@ TEST(Attention, EqualsTheDefinitionWithScalars) {
         for (int64_t t = 0; t < 9; ++t) {
           for (int64_t h = 0; h < 4; ++h) {
             const auto wanted = by_definition(x, b, t, h, 0.4, [&](int64_t other) {
-              return !packed || other == t || (s[b * 9 + t] == s[b * 9 + other] && s[b * 9 + t] != -1);
+              return !packed || other == t ||
+                     (s[b * 9 + t] == s[b * 9 + other] && s[b * 9 + t] != -1);
             });
             for (int64_t i = 0; i < 5; ++i) {
-              ASSERT_NEAR(y[b][t][h][i].item<double>(), wanted[static_cast<size_t>(i)], 1e-13) << b << t << h << i;
+              ASSERT_NEAR(y[b][t][h][i].item<double>(), wanted[static_cast<size_t>(i)], 1e-13)
+                  << b << t << h << i;
             }
           }
         }
@@ -73,7 +80,9 @@ TEST(Attention, EqualsTheDefinitionWithScalars) {
 TEST(Attention, GroupsEqualRepeatedHeads) {
   const Qkv x = make(2, 30, 6, 2, 16);
   const Tensor k = x.k.repeat_interleave(3, 2), v = x.v.repeat_interleave(3, 2);
-  EXPECT_LE(distance(ops::causal_attention(x.q, x.k, x.v, {}, 0.25), ops::causal_attention(x.q, k, v, {}, 0.25)), 1e-15);
+  EXPECT_LE(distance(ops::causal_attention(x.q, x.k, x.v, {}, 0.25),
+                     ops::causal_attention(x.q, k, v, {}, 0.25)),
+            1e-15);
 }
 
 TEST(Attention, PackedDocumentsEqualSeparateOnes) {
@@ -82,7 +91,8 @@ TEST(Attention, PackedDocumentsEqualSeparateOnes) {
   segments.slice(1, 0, 13).fill_(8);
   segments.slice(1, 37, 40).fill_(-1);
   const Tensor packed = ops::causal_attention(x.q, x.k, x.v, segments, 0.25);
-  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 13}, {13, 37}, {37, 38}, {38, 39}, {39, 40}}) {
+  for (const auto& [begin, end] :
+       {std::pair<int64_t, int64_t>{0, 13}, {13, 37}, {37, 38}, {38, 39}, {39, 40}}) {
     const Tensor alone = ops::causal_attention(x.q.slice(1, begin, end), x.k.slice(1, begin, end),
                                                x.v.slice(1, begin, end), {}, 0.25);
     EXPECT_LE(distance(packed.slice(1, begin, end), alone), 1e-14) << begin;
@@ -105,12 +115,14 @@ TEST(Attention, LaterTokensChangeNothing) {
 TEST(Attention, LargeScoresStayFinite) {
   for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
     const Qkv x = make(2, 20, 2, 1, 8, dtype);
-    const Inputs inputs = {(x.q * 1e4).requires_grad_(), (x.k * 1e4).requires_grad_(), x.v.clone().requires_grad_()};
+    const Inputs inputs = {(x.q * 1e4).requires_grad_(), (x.k * 1e4).requires_grad_(),
+                           x.v.clone().requires_grad_()};
     Tensor segments = at::full({2, 20}, 1, at::kInt);
     segments.slice(1, 9, 14).fill_(-1);
     for (const Tensor& s : {Tensor(), segments}) {
       const Result result = run_with_gradients(
-          [&](const Inputs& in) { return ops::causal_attention(in[0], in[1], in[2], s, 1.0); }, inputs);
+          [&](const Inputs& in) { return ops::causal_attention(in[0], in[1], in[2], s, 1.0); },
+          inputs);
       EXPECT_TRUE(result.output.isfinite().all().item<bool>());
       for (const Tensor& gradient : result.gradients) {
         EXPECT_TRUE(gradient.isfinite().all().item<bool>());
@@ -122,8 +134,13 @@ TEST(Attention, LargeScoresStayFinite) {
 
 TEST(Attention, DropoutFollowsTheWordsOfItsElements) {
   const int64_t B = 2, T = 7, H = 3, total = 8;
-  const ops::AttentionDropout dropout{.prob = 0.4, .seed = 6, .name = "model.layers.2.attn", .step = 5, .first_row = 3,
-                                      .first_head = 4, .total_heads = total};
+  const ops::AttentionDropout dropout{.prob = 0.4,
+                                      .seed = 6,
+                                      .name = "model.layers.2.attn",
+                                      .step = 5,
+                                      .first_row = 3,
+                                      .first_head = 4,
+                                      .total_heads = total};
   // Zero scores make equal weights 1 / (t + 1); the value of token s is the s-th unit vector.
   Qkv x = make(B, T, H, H, T);
   x.q.zero_();
@@ -139,8 +156,10 @@ TEST(Attention, DropoutFollowsTheWordsOfItsElements) {
       for (int64_t h = 0; h < H; ++h) {
         for (int64_t s = 0; s < T; ++s) {
           const int64_t element = ((3 + b) * total + 4 + h) * T * T + t * T + s;
-          const bool keep = s <= t && rng.dropout_word(static_cast<uint64_t>(element), 5) >= threshold;
-          ASSERT_NEAR(y[b][t][h][s].item<double>(), keep ? 1 / (0.6 * static_cast<double>(t + 1)) : 0.0, 1e-14);
+          const bool keep =
+              s <= t && rng.dropout_word(static_cast<uint64_t>(element), 5) >= threshold;
+          ASSERT_NEAR(y[b][t][h][s].item<double>(),
+                      keep ? 1 / (0.6 * static_cast<double>(t + 1)) : 0.0, 1e-14);
         }
       }
     }
@@ -149,10 +168,12 @@ TEST(Attention, DropoutFollowsTheWordsOfItsElements) {
 
 TEST(Attention, HeadsOnTwoRanksDropWhatOneRankDrops) {
   const Qkv x = make(2, 12, 4, 4, 8);
-  ops::AttentionDropout dropout{.prob = 0.3, .seed = 6, .name = "attn", .step = 1, .total_heads = 4};
+  ops::AttentionDropout dropout{
+      .prob = 0.3, .seed = 6, .name = "attn", .step = 1, .total_heads = 4};
   const Tensor whole = ops::causal_attention(x.q, x.k, x.v, {}, 0.3, dropout);
   dropout.first_head = 2;
-  const Tensor half = ops::causal_attention(x.q.slice(2, 2), x.k.slice(2, 2), x.v.slice(2, 2), {}, 0.3, dropout);
+  const Tensor half =
+      ops::causal_attention(x.q.slice(2, 2), x.k.slice(2, 2), x.v.slice(2, 2), {}, 0.3, dropout);
   EXPECT_LE(distance(half, whole.slice(2, 2)), 1e-15);
 }
 
@@ -160,7 +181,8 @@ TEST(Attention, RefusesShapesThatDoNotFit) {
   const Qkv x = make(2, 6, 4, 2, 8);
   EXPECT_THROW(ops::causal_attention(x.q.slice(2, 0, 3), x.k, x.v, {}, 1.0), InternalError);
   EXPECT_THROW(ops::causal_attention(x.q, x.k.slice(1, 0, 5), x.v, {}, 1.0), InternalError);
-  EXPECT_THROW(ops::causal_attention(x.q, x.k, x.v, at::full({2, 5}, 0, at::kInt), 1.0), InternalError);
+  EXPECT_THROW(ops::causal_attention(x.q, x.k, x.v, at::full({2, 5}, 0, at::kInt), 1.0),
+               InternalError);
 }
 
 }  // namespace attention_test_detail

@@ -28,8 +28,8 @@ struct Outcome {
 };
 
 // What a group of ranks computes, each holding the columns between two neighbouring cuts.
-Outcome over_columns(const Tensor& logits_NV, const Tensor& targets_N, const std::vector<int64_t>& cuts,
-                     const CrossEntropyOptions& options) {
+Outcome over_columns(const Tensor& logits_NV, const Tensor& targets_N,
+                     const std::vector<int64_t>& cuts, const CrossEntropyOptions& options) {
   const int64_t V = logits_NV.size(1);
   std::vector<Tensor> parts;
   Tensor most;
@@ -40,7 +40,8 @@ Outcome over_columns(const Tensor& logits_NV, const Tensor& targets_N, const std
   }
   Tensor sums;
   for (size_t i = 0; i < parts.size(); ++i) {
-    const Tensor part = ops::exp_sums(parts[i], most, targets_N, cuts[i], options.label_smoothing != 0);
+    const Tensor part =
+        ops::exp_sums(parts[i], most, targets_N, cuts[i], options.label_smoothing != 0);
     sums = sums.defined() ? sums + part : part;
   }
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -50,7 +51,8 @@ Outcome over_columns(const Tensor& logits_NV, const Tensor& targets_N, const std
 }
 
 // The formula with scalars of the standard library.
-Outcome by_definition(const Tensor& logits_NV, const Tensor& targets_N, const CrossEntropyOptions& options) {
+Outcome by_definition(const Tensor& logits_NV, const Tensor& targets_N,
+                      const CrossEntropyOptions& options) {
   const Tensor logits = logits_NV.to(at::kDouble).contiguous();
   const int64_t N = logits.size(0), V = logits.size(1);
   Outcome out{at::zeros({N}, logits.options()), at::zeros({N, V}, logits.options())};
@@ -70,11 +72,12 @@ Outcome by_definition(const Tensor& logits_NV, const Tensor& targets_N, const Cr
       sum += std::exp(l[j] - most);
     }
     const double lse = most + std::log(sum);
-    out.losses.mutable_data_ptr<double>()[n] = (1 - alpha) * (lse - l[target]) + alpha * (lse - mean) + zeta * lse * lse;
+    out.losses.mutable_data_ptr<double>()[n] =
+        (1 - alpha) * (lse - l[target]) + alpha * (lse - mean) + zeta * lse * lse;
     for (int64_t j = 0; j < V; ++j) {
-      out.gradient.mutable_data_ptr<double>()[n * V + j] = std::exp(l[j] - lse) * (1 + 2 * zeta * lse) -
-                                                           (j == target ? 1 - alpha : 0.0) -
-                                                           alpha / static_cast<double>(V);
+      out.gradient.mutable_data_ptr<double>()[n * V + j] =
+          std::exp(l[j] - lse) * (1 + 2 * zeta * lse) - (j == target ? 1 - alpha : 0.0) -
+          alpha / static_cast<double>(V);
     }
   }
   return out;
@@ -86,14 +89,15 @@ Tensor some_targets(int64_t N, int64_t V) {
   const Rng rng(3, "data", "targets");
   Tensor targets = at::empty({N}, at::TensorOptions().dtype(at::kLong));
   for (int64_t n = 0; n < N; ++n) {
-    targets.mutable_data_ptr<int64_t>()[n] = n % 5 == 2 ? kIgnoreLabel : rng.word(static_cast<uint64_t>(n)) % V;
+    targets.mutable_data_ptr<int64_t>()[n] =
+        n % 5 == 2 ? kIgnoreLabel : rng.word(static_cast<uint64_t>(n)) % V;
   }
   return targets;
 }
 
 const std::vector<CrossEntropyOptions>& all_options() {
-  static const std::vector<CrossEntropyOptions> options = {{}, {.label_smoothing = 0.1}, {.z_loss = 1e-2},
-                                                           {.label_smoothing = 0.2, .z_loss = 1e-3}};
+  static const std::vector<CrossEntropyOptions> options = {
+      {}, {.label_smoothing = 0.1}, {.z_loss = 1e-2}, {.label_smoothing = 0.2, .z_loss = 1e-3}};
   return options;
 }
 
@@ -120,7 +124,9 @@ TEST(CrossEntropy, GradientEqualsFiniteDifferences) {
   const Tensor step = normal({kTokens, V}, "step");
   for (const CrossEntropyOptions& options : all_options()) {
     const auto loss_at = [&](double h) {
-      return over_columns(logits + step * h, targets, {0, 11, V}, options).losses.sum().item<double>();
+      return over_columns(logits + step * h, targets, {0, 11, V}, options)
+          .losses.sum()
+          .item<double>();
     };
     const Outcome outcome = over_columns(logits, targets, {0, 11, V}, options);
     const double slope = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6;
@@ -141,7 +147,8 @@ TEST(CrossEntropy, Fp32AndBf16AreNearFp64) {
     const Outcome bf16 = over_columns(exact, targets, {0, 100, V}, options);
     EXPECT_EQ(bf16.losses.scalar_type(), at::kFloat);
     EXPECT_EQ(bf16.gradient.scalar_type(), at::kBFloat16);
-    EXPECT_LE(distance(bf16.losses, wanted.losses), 1e-6);   // logits are exact, sums fp32: only the gradient is rounded
+    EXPECT_LE(distance(bf16.losses, wanted.losses),
+              1e-6);  // logits are exact, sums fp32: only the gradient is rounded
     EXPECT_LE(distance(bf16.gradient, wanted.gradient), 4e-3);
   }
 }
@@ -166,8 +173,8 @@ TEST(CrossEntropy, IgnoredTokensHaveNoLossAndNoGradientWhateverTheirLogits) {
   for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
     Tensor logits = normal({4, 19}, "logits").to(dtype);
     logits[3].fill_(std::numeric_limits<double>::quiet_NaN());
-    const Outcome outcome =
-        over_columns(logits, at::full({4}, kIgnoreLabel, at::kLong), {0, 19}, {.label_smoothing = 0.1, .z_loss = 0.1});
+    const Outcome outcome = over_columns(logits, at::full({4}, kIgnoreLabel, at::kLong), {0, 19},
+                                         {.label_smoothing = 0.1, .z_loss = 0.1});
     EXPECT_EQ(outcome.losses.count_nonzero().item<int64_t>(), 0);
     EXPECT_EQ(outcome.gradient.count_nonzero().item<int64_t>(), 0);
   }
@@ -196,7 +203,8 @@ TEST(CrossEntropy, ARankWithoutColumnsAddsNothing) {
 
 TEST(CrossEntropy, NoTokensGiveNoLosses) {
   const Tensor logits = at::empty({0, 12}, at::TensorOptions().dtype(at::kBFloat16));
-  const Outcome outcome = over_columns(logits, at::empty({0}, at::kLong), {0, 12}, {.label_smoothing = 0.1});
+  const Outcome outcome =
+      over_columns(logits, at::empty({0}, at::kLong), {0, 12}, {.label_smoothing = 0.1});
   EXPECT_EQ(outcome.losses.numel(), 0);
   EXPECT_EQ(outcome.gradient.sizes(), at::IntArrayRef({0, 12}));
 }
@@ -215,7 +223,8 @@ TEST(CrossEntropy, BitsDependNeitherOnThreadsNorOnOtherTokens) {
     at::set_num_threads(threads);
     EXPECT_TRUE(bit_equal(three.losses, one.losses));
     EXPECT_TRUE(bit_equal(three.gradient, one.gradient));
-    const Outcome few = over_columns(logits.slice(0, 7, 12), targets.slice(0, 7, 12), {0, 500, V}, options);
+    const Outcome few =
+        over_columns(logits.slice(0, 7, 12), targets.slice(0, 7, 12), {0, 500, V}, options);
     EXPECT_TRUE(bit_equal(few.losses, one.losses.slice(0, 7, 12)));
     EXPECT_TRUE(bit_equal(few.gradient, one.gradient.slice(0, 7, 12)));
   }

@@ -25,8 +25,12 @@ TEST(Dropout, EveryElementFollowsItsWord) {
   const double prob = 0.37;
   for (const int64_t F : {1, 3, 8, 4099}) {
     for (const int64_t width : {int64_t{0}, F + 5}) {
-      const DropoutKey key{.seed = 9, .name = "model.layers.3.mlp", .step = 12, .first_row = 2,
-                           .first_feature = width == 0 ? 0 : 3, .width = width};
+      const DropoutKey key{.seed = 9,
+                           .name = "model.layers.3.mlp",
+                           .step = 12,
+                           .first_row = 2,
+                           .first_feature = width == 0 ? 0 : 3,
+                           .width = width};
       const Rng rng(key.seed, "dropout", key.name);
       const auto threshold = static_cast<uint32_t>(std::floor(prob * 4294967296.0));
       const Tensor y = ops::dropout(ones({2, 5, F}), prob, key);
@@ -36,7 +40,8 @@ TEST(Dropout, EveryElementFollowsItsWord) {
         for (int64_t t = 0; t < 5; ++t) {
           for (int64_t f = 0; f < F; ++f) {
             const int64_t element = ((2 + b) * 5 + t) * logical + key.first_feature + f;
-            const bool keep = rng.dropout_word(static_cast<uint64_t>(element), key.step) >= threshold;
+            const bool keep =
+                rng.dropout_word(static_cast<uint64_t>(element), key.step) >= threshold;
             ASSERT_EQ(values[(b * 5 + t) * F + f], keep ? 1 / (1 - prob) : 0.0) << element;
           }
         }
@@ -70,7 +75,8 @@ TEST(Dropout, APartOfTheTensorGetsThatPartOfTheMask) {
 
 TEST(Dropout, TheShareOfKeptValuesIsTheProbability) {
   for (const double prob : {0.1, 0.5, 0.9}) {
-    const Tensor y = ops::dropout(ones({4, 100, 500}, at::kFloat), prob, {.seed = 2, .name = "site"});
+    const Tensor y =
+        ops::dropout(ones({4, 100, 500}, at::kFloat), prob, {.seed = 2, .name = "site"});
     const double kept = y.count_nonzero().item<double>() / static_cast<double>(y.numel());
     const double sigma = std::sqrt(prob * (1 - prob) / static_cast<double>(y.numel()));
     EXPECT_NEAR(kept, 1 - prob, 5 * sigma);
@@ -83,9 +89,11 @@ TEST(Dropout, SeedNameAndStepEachChangeTheMask) {
   const DropoutKey key{.seed = 2, .name = "site", .step = 4};
   const Tensor y = ops::dropout(x, 0.5, key);
   EXPECT_TRUE(bit_equal(ops::dropout(x, 0.5, key), y));
-  for (const DropoutKey& other : {DropoutKey{.seed = 3, .name = "site", .step = 4}, {.seed = 2, .name = "sites", .step = 4},
+  for (const DropoutKey& other : {DropoutKey{.seed = 3, .name = "site", .step = 4},
+                                  {.seed = 2, .name = "sites", .step = 4},
                                   {.seed = 2, .name = "site", .step = 5}}) {
-    const double equal = ((ops::dropout(x, 0.5, other) > 0) == (y > 0)).to(at::kDouble).mean().item<double>();
+    const double equal =
+        ((ops::dropout(x, 0.5, other) > 0) == (y > 0)).to(at::kDouble).mean().item<double>();
     EXPECT_NEAR(equal, 0.5, 0.1);
   }
 }
@@ -98,7 +106,8 @@ TEST(Dropout, ProbabilityZeroReturnsTheInputItself) {
 TEST(Dropout, RefusesProbabilitiesAndFeaturesThatCannotBe) {
   EXPECT_THROW(ops::dropout(ones({1, 2, 3}), 1.0, {.name = "site"}), InternalError);
   EXPECT_THROW(ops::dropout(ones({2, 3}), 0.5, {.name = "site"}), InternalError);
-  EXPECT_THROW(ops::dropout(ones({1, 2, 3}), 0.5, {.name = "site", .first_feature = 2, .width = 4}), InternalError);
+  EXPECT_THROW(ops::dropout(ones({1, 2, 3}), 0.5, {.name = "site", .first_feature = 2, .width = 4}),
+               InternalError);
 }
 
 }  // namespace dropout_test_detail

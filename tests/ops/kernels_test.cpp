@@ -1,4 +1,5 @@
-// What the CPU kernels share: registers at every instruction set, rows, mixed dtypes, extreme values.
+// What the CPU kernels share: registers at every instruction set, rows, mixed dtypes, extreme
+// values.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
@@ -40,45 +41,50 @@ struct ExpKernel {
   template <int Bytes>
   [[gnu::always_inline]] static inline void run(const float* x, float* y, int64_t n) {
     using V = simd::Vec<float, Bytes>;
-    simd::sweep<V>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      simd::store(y + i, simd::exp(simd::load<V>(x + i, lanes)), lanes);
-    });
+    simd::sweep<V>(
+        n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+          simd::store(y + i, simd::exp(simd::load<V>(x + i, lanes)), lanes);
+        });
   }
 };
 struct NormalKernel {
   template <int Bytes>
   [[gnu::always_inline]] static inline void run(const float* x, float* y, int64_t n) {
     using V = simd::Vec<float, Bytes>;
-    simd::sweep<V>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      simd::store(y + i, simd::normal_cdf(simd::load<V>(x + i, lanes)), lanes);
-    });
+    simd::sweep<V>(
+        n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+          simd::store(y + i, simd::normal_cdf(simd::load<V>(x + i, lanes)), lanes);
+        });
   }
 };
 struct RoundKernel {
   template <int Bytes>
   [[gnu::always_inline]] static inline void run(const float* x, c10::BFloat16* y, int64_t n) {
     using V = simd::Vec<float, Bytes>;
-    simd::sweep<V>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      simd::store(y + i, simd::load<V>(x + i, lanes), lanes);
-    });
+    simd::sweep<V>(
+        n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+          simd::store(y + i, simd::load<V>(x + i, lanes), lanes);
+        });
   }
 };
 struct WidenKernel {
   template <int Bytes>
   [[gnu::always_inline]] static inline void run(const c10::BFloat16* x, float* y, int64_t n) {
     using V = simd::Vec<float, Bytes>;
-    simd::sweep<V>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      simd::store(y + i, simd::load<V>(x + i, lanes), lanes);
-    });
+    simd::sweep<V>(
+        n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+          simd::store(y + i, simd::load<V>(x + i, lanes), lanes);
+        });
   }
 };
 struct SumKernel {
   template <int Bytes>
-  [[gnu::always_inline]] static inline void run(const float* x, float* sum, float* most, int64_t n) {
+  [[gnu::always_inline]] static inline void run(const float* x, float* sum, float* most,
+                                                int64_t n) {
     using V = simd::Vec<float, Bytes>;
-    *sum = simd::sum_sweep<V>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      return simd::load<V>(x + i, lanes);
-    });
+    *sum = simd::sum_sweep<V>(
+        n, [&](int64_t i, auto lanes)
+               __attribute__((always_inline)) { return simd::load<V>(x + i, lanes); });
     *most = simd::max_of(simd::load<V>(x));
   }
 };
@@ -120,7 +126,8 @@ TEST(Simd, NormalDistributionIsAccurateInTheLowerTailToo) {
   }
   for (const simd::Level level : levels_here()) {
     std::vector<float> y(x.size());
-    simd::run_at<NormalKernel>(level, static_cast<const float*>(x.data()), y.data(), static_cast<int64_t>(x.size()));
+    simd::run_at<NormalKernel>(level, static_cast<const float*>(x.data()), y.data(),
+                               static_cast<int64_t>(x.size()));
     for (size_t i = 0; i < x.size(); ++i) {
       const double wanted = 0.5 * std::erfc(-static_cast<double>(x[i]) / std::sqrt(2.0));
       // The exponent -x^2/2 itself is rounded: its error grows with x^2.
@@ -134,7 +141,8 @@ TEST(Simd, Bf16IsRoundedAsLibTorchRounds) {
   for (uint64_t word = 0; word < (uint64_t{1} << 32); word += 65521 * 7) {
     x.push_back(simd::bits<float>(static_cast<uint32_t>(word)));
   }
-  for (const uint32_t word : {0x3f808000u, 0x3f818000u, 0x3f808001u, 0x7f7fffffu, 0x7f800000u, 0xff800000u, 0x7fc00001u}) {
+  for (const uint32_t word : {0x3f808000u, 0x3f818000u, 0x3f808001u, 0x7f7fffffu, 0x7f800000u,
+                              0xff800000u, 0x7fc00001u}) {
     x.push_back(simd::bits<float>(word));
   }
   const auto n = static_cast<int64_t>(x.size());
@@ -195,7 +203,8 @@ TEST(CpuRows, BlocksRunOnLibTorchsThreads) {
   std::atomic<int> workers{0};
   ops::for_blocks(2, 1, [&](int64_t, int64_t, int64_t) { workers |= 1 << at::get_thread_num(); });
   at::set_num_threads(threads);
-  EXPECT_EQ(workers.load(), 3) << "the library was compiled without OpenMP: its kernels use one thread";
+  EXPECT_EQ(workers.load(), 3)
+      << "the library was compiled without OpenMP: its kernels use one thread";
 }
 
 TEST(Norms, TakeFp32WeightsBesideBf16ActivationsAndReturnFp32Gradients) {
@@ -207,7 +216,8 @@ TEST(Norms, TakeFp32WeightsBesideBf16ActivationsAndReturnFp32Gradients) {
   EXPECT_EQ(weight.grad().scalar_type(), at::kFloat);
   EXPECT_EQ(x.grad().scalar_type(), at::kBFloat16);
   // A weight rounded to 16 bits would give other values.
-  const Tensor exact = ops::rms_norm_composite(x.detach().to(at::kDouble), weight.detach().to(at::kDouble), 1e-6);
+  const Tensor exact =
+      ops::rms_norm_composite(x.detach().to(at::kDouble), weight.detach().to(at::kDouble), 1e-6);
   EXPECT_TRUE(bit_equal(y.detach(), exact.to(at::kBFloat16)));
 }
 
@@ -240,18 +250,23 @@ TEST(Norms, LargeAndConstantRowsStayFinite) {
   EXPECT_EQ(ops::layer_norm(x, weight, bias, 1e-5)[1].count_nonzero().item<int64_t>(), 0);
   // A mean far above the spread: squares of differences are summed, not differences of squares.
   const Tensor shifted = normal({1, 64}, "x", at::kDouble) + 1e6;
-  const Tensor plain = ops::layer_norm(normal({1, 64}, "x", at::kDouble), weight.to(at::kDouble), bias.to(at::kDouble), 1e-5);
-  EXPECT_LE(distance(ops::layer_norm(shifted, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5), plain), 1e-9);
+  const Tensor plain = ops::layer_norm(normal({1, 64}, "x", at::kDouble), weight.to(at::kDouble),
+                                       bias.to(at::kDouble), 1e-5);
+  EXPECT_LE(
+      distance(ops::layer_norm(shifted, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5), plain),
+      1e-9);
 }
 
 TEST(Norms, RefuseWeightsOfAnotherWidth) {
   EXPECT_THROW(ops::rms_norm(normal({2, 8}, "x"), normal({4}, "w"), 1e-5), InternalError);
-  EXPECT_THROW(ops::layer_norm(normal({2, 8}, "x"), normal({8}, "w"), normal({4}, "b"), 1e-5), InternalError);
+  EXPECT_THROW(ops::layer_norm(normal({2, 8}, "x"), normal({8}, "w"), normal({4}, "b"), 1e-5),
+               InternalError);
 }
 
 TEST(Activations, HaveTheirLimits) {
   for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
-    const Tensor x = at::tensor({-1e4, -100.0, 0.0, 100.0, 1e4}, at::kDouble).to(dtype).requires_grad_();
+    const Tensor x =
+        at::tensor({-1e4, -100.0, 0.0, 100.0, 1e4}, at::kDouble).to(dtype).requires_grad_();
     for (const std::string& name : ops::activation_names()) {
       const Tensor y = ops::activation(x, name);
       EXPECT_LE((y - x.relu()).abs().max().item<double>(), 1e-30) << name;
@@ -281,7 +296,8 @@ TEST(Linear, CastsAWiderWeightAtUse) {
   const Tensor bias = normal({8}, "b", at::kFloat).requires_grad_();
   const Tensor y = ops::linear(x, weight, bias);
   EXPECT_EQ(y.scalar_type(), at::kBFloat16);
-  EXPECT_TRUE(bit_equal(y.detach(), at::linear(x.detach(), weight.detach().to(at::kBFloat16), bias.detach().to(at::kBFloat16))));
+  EXPECT_TRUE(bit_equal(y.detach(), at::linear(x.detach(), weight.detach().to(at::kBFloat16),
+                                               bias.detach().to(at::kBFloat16))));
   y.sum().backward();
   EXPECT_EQ(weight.grad().scalar_type(), at::kFloat);
   EXPECT_EQ(bias.grad().scalar_type(), at::kFloat);

@@ -27,39 +27,48 @@ namespace op_subjects_detail {
 void add_norms(std::vector<Subject>& subjects) {
   for (const int64_t D : {1, 37, 64, 768}) {
     const int64_t rows = D == 768 ? 67 : 9;
-    subjects.push_back({.name = cat("RmsNorm", D),
-                        .inputs = {{{rows, 3, D}}, {{D}, false, true}},
-                        .fast = [](const Inputs& in) { return ops::rms_norm(in[0], in[1], 1e-5); },
-                        .composite = [](const Inputs& in) { return ops::rms_norm_composite(in[0], in[1], 1e-5); },
-                        // One feature: the gradient is what eps leaves of two equal numbers.
-                        .fp32_bound = D == 1 ? 1e-4 : 2e-6});
-    if (D > 1) {   // of one feature nothing but the bias is left
+    subjects.push_back(
+        {.name = cat("RmsNorm", D),
+         .inputs = {{{rows, 3, D}}, {{D}, false, true}},
+         .fast = [](const Inputs& in) { return ops::rms_norm(in[0], in[1], 1e-5); },
+         .composite = [](const Inputs& in) { return ops::rms_norm_composite(in[0], in[1], 1e-5); },
+         // One feature: the gradient is what eps leaves of two equal numbers.
+         .fp32_bound = D == 1 ? 1e-4 : 2e-6});
+    if (D > 1) {  // of one feature nothing but the bias is left
       subjects.push_back(
           {.name = cat("LayerNorm", D),
            .inputs = {{{rows, 3, D}}, {{D}, false, true}, {{D}, false, true}},
            .fast = [](const Inputs& in) { return ops::layer_norm(in[0], in[1], in[2], 1e-5); },
-           .composite = [](const Inputs& in) { return ops::layer_norm_composite(in[0], in[1], in[2], 1e-5); }});
+           .composite =
+               [](const Inputs& in) {
+                 return ops::layer_norm_composite(in[0], in[1], in[2], 1e-5);
+               }});
     }
   }
   subjects.push_back(
       {.name = "LayerNormWithoutBias",
        .inputs = {{{9, 40}}, {{40}, false, true}},
        .fast = [](const Inputs& in) { return ops::layer_norm(in[0], in[1], Tensor(), 1e-5); },
-       .composite = [](const Inputs& in) { return ops::layer_norm_composite(in[0], in[1], Tensor(), 1e-5); }});
+       .composite =
+           [](const Inputs& in) {
+             return ops::layer_norm_composite(in[0], in[1], Tensor(), 1e-5);
+           }});
 }
 
 void add_activations(std::vector<Subject>& subjects) {
   for (const int64_t F : {5, 64, 1000}) {
-    subjects.push_back({.name = cat("Swiglu", F),
-                        .inputs = {{{29, 2, F}}, {{29, 2, F}}},
-                        .fast = [](const Inputs& in) { return ops::swiglu(in[0], in[1]); },
-                        .composite = [](const Inputs& in) { return ops::swiglu_composite(in[0], in[1]); }});
+    subjects.push_back(
+        {.name = cat("Swiglu", F),
+         .inputs = {{{29, 2, F}}, {{29, 2, F}}},
+         .fast = [](const Inputs& in) { return ops::swiglu(in[0], in[1]); },
+         .composite = [](const Inputs& in) { return ops::swiglu_composite(in[0], in[1]); }});
   }
   const auto add = [&](const std::string& name, Op composite) {
-    subjects.push_back({.name = cat("Activation_", name),
-                        .inputs = {{{41, 513}}},
-                        .fast = [name](const Inputs& in) { return ops::activation(in[0] * 2.0, name); },
-                        .composite = std::move(composite)});
+    subjects.push_back(
+        {.name = cat("Activation_", name),
+         .inputs = {{{41, 513}}},
+         .fast = [name](const Inputs& in) { return ops::activation(in[0] * 2.0, name); },
+         .composite = std::move(composite)});
   };
   const auto tanh = [](const Inputs& in) { return at::gelu(in[0] * 2.0, "tanh"); };
   const auto silu = [](const Inputs& in) { return at::silu(in[0] * 2.0); };
@@ -72,22 +81,29 @@ void add_activations(std::vector<Subject>& subjects) {
 }
 
 void add_rope(std::vector<Subject>& subjects) {
-  const auto add = [&](const std::string& name, int64_t K, const ops::RopeTable& table, const Tensor& positions) {
-    subjects.push_back({.name = name,
-                        .inputs = {{{3, positions.size(1), 5, K}}},
-                        .fast = [=](const Inputs& in) { return ops::rope(in[0], positions, table); },
-                        .composite = [=](const Inputs& in) { return ops::rope_composite(in[0], positions, table); },
-                        .slice_rows = [=](const Inputs& in, int64_t begin, int64_t end) {
-                          return ops::rope(in[0], positions.slice(0, begin, end), table);
-                        }});
+  const auto add = [&](const std::string& name, int64_t K, const ops::RopeTable& table,
+                       const Tensor& positions) {
+    subjects.push_back(
+        {.name = name,
+         .inputs = {{{3, positions.size(1), 5, K}}},
+         .fast = [=](const Inputs& in) { return ops::rope(in[0], positions, table); },
+         .composite =
+             [=](const Inputs& in) { return ops::rope_composite(in[0], positions, table); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return ops::rope(in[0], positions.slice(0, begin, end), table);
+             }});
   };
   const Tensor start = at::tensor({0, 100, 3}, at::kLong).unsqueeze(1);
   add("Rope", 64, ops::rope_table(1e4, 64, 256, {}), default_positions(3, 130));
-  add("RopeOfPartOfTheHead", 23, ops::rope_table(1e4, 14, 256, {}), default_positions(3, 7) + start);
+  add("RopeOfPartOfTheHead", 23, ops::rope_table(1e4, 14, 256, {}),
+      default_positions(3, 7) + start);
   add("RopeWithYarn", 32,
-      ops::rope_table(1e4, 32, 4096, {.rope_type = "yarn", .factor = 4, .original_max_position_embeddings = 1024}),
+      ops::rope_table(1e4, 32, 4096,
+                      {.rope_type = "yarn", .factor = 4, .original_max_position_embeddings = 1024}),
       default_positions(3, 17) + start);
-  // Positions far above the number of tokens, and below zero as no document has them but arithmetic may.
+  // Positions far above the number of tokens, and below zero as no document has them but arithmetic
+  // may.
   add("RopeAtScatteredPositions", 16, ops::rope_table(1e4, 16, 256, {}),
       default_positions(3, 9) * 411 + start * 7 - 500);
 }
@@ -97,39 +113,54 @@ void add_dropout(std::vector<Subject>& subjects) {
     subjects.push_back({.name = name,
                         .inputs = {{{5, 3, F}}},
                         .fast = [key](const Inputs& in) { return ops::dropout(in[0], 0.3, key); },
-                        .composite = [key](const Inputs& in) {
-                          // The definition, element by element, is in dropout_test.cpp: here the mask of ones.
-                          const Tensor ones = at::ones_like(in[0].detach());
-                          return in[0] * ops::dropout(ones, 0.3, key);
-                        },
-                        .slice_rows = [key](const Inputs& in, int64_t begin, int64_t) {
-                          ops::DropoutKey moved = key;
-                          moved.first_row += begin;
-                          return ops::dropout(in[0], 0.3, moved);
-                        }});
+                        .composite =
+                            [key](const Inputs& in) {
+                              // The definition, element by element, is in dropout_test.cpp: here
+                              // the mask of ones.
+                              const Tensor ones = at::ones_like(in[0].detach());
+                              return in[0] * ops::dropout(ones, 0.3, key);
+                            },
+                        .slice_rows =
+                            [key](const Inputs& in, int64_t begin, int64_t) {
+                              ops::DropoutKey moved = key;
+                              moved.first_row += begin;
+                              return ops::dropout(in[0], 0.3, moved);
+                            }});
   };
   add("Dropout", 2100, {.seed = 5, .name = "model.layers.1.mlp", .step = 7});
   add("DropoutOfSomeFeatures", 37,
-      {.seed = 5, .name = "model.layers.1.mlp", .step = 7, .first_row = 3, .first_feature = 11, .width = 61});
+      {.seed = 5,
+       .name = "model.layers.1.mlp",
+       .step = 7,
+       .first_row = 3,
+       .first_feature = 11,
+       .width = 61});
 }
 
 void add_attention(std::vector<Subject>& subjects) {
-  const auto add = [&](const std::string& name, int64_t T, int64_t H, int64_t G, int64_t K, const Tensor& segments,
-                       ops::AttentionDropout dropout = {}) {
+  const auto add = [&](const std::string& name, int64_t T, int64_t H, int64_t G, int64_t K,
+                       const Tensor& segments, ops::AttentionDropout dropout = {}) {
     const double scale = 1 / std::sqrt(static_cast<double>(K));
     subjects.push_back(
         {.name = name,
          .inputs = {{{3, T, H, K}}, {{3, T, G, K}}, {{3, T, G, K}}},
-         .fast = [=](const Inputs& in) { return ops::causal_attention(in[0], in[1], in[2], segments, scale, dropout); },
-         .composite = [=](const Inputs& in) {
-           return ops::causal_attention_composite(in[0], in[1], in[2], segments, scale, dropout);
-         },
-         .slice_rows = [=](const Inputs& in, int64_t begin, int64_t end) {
-           ops::AttentionDropout moved = dropout;
-           moved.first_row += begin;
-           return ops::causal_attention(in[0], in[1], in[2], segments.defined() ? segments.slice(0, begin, end) : segments,
-                                        scale, moved);
-         },
+         .fast =
+             [=](const Inputs& in) {
+               return ops::causal_attention(in[0], in[1], in[2], segments, scale, dropout);
+             },
+         .composite =
+             [=](const Inputs& in) {
+               return ops::causal_attention_composite(in[0], in[1], in[2], segments, scale,
+                                                      dropout);
+             },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               ops::AttentionDropout moved = dropout;
+               moved.first_row += begin;
+               return ops::causal_attention(
+                   in[0], in[1], in[2],
+                   segments.defined() ? segments.slice(0, begin, end) : segments, scale, moved);
+             },
          .exact_rows = false,
          .fp32_bound = 4e-6});
   };
@@ -139,25 +170,33 @@ void add_attention(std::vector<Subject>& subjects) {
   Tensor segments = at::arange(3 * 35, at::kLong).view({3, 35}).floor_divide(12).to(at::kInt);
   segments.slice(1, 30, 35).fill_(-1);
   add("AttentionWithSegments", 35, 4, 2, 16, segments);
-  add("AttentionWithDropout", 21, 4, 2, 8, {}, {.prob = 0.2, .seed = 3, .name = "model.layers.0.attn", .step = 2,
-                                                .first_row = 1, .first_head = 0, .total_heads = 4});
+  add("AttentionWithDropout", 21, 4, 2, 8, {},
+      {.prob = 0.2,
+       .seed = 3,
+       .name = "model.layers.0.attn",
+       .step = 2,
+       .first_row = 1,
+       .first_head = 0,
+       .total_heads = 4});
 }
 
 void add_linear(std::vector<Subject>& subjects) {
-  subjects.push_back({.name = "Linear",
-                      .inputs = {{{7, 5, 24}}, {{40, 24}, false, true}, {{40}, false, true}},
-                      .fast = [](const Inputs& in) { return ops::linear(in[0], in[1], in[2]); },
-                      .composite = [](const Inputs& in) { return at::matmul(in[0], in[1].t()) + in[2]; },
-                      .exact_rows = false});
+  subjects.push_back(
+      {.name = "Linear",
+       .inputs = {{{7, 5, 24}}, {{40, 24}, false, true}, {{40}, false, true}},
+       .fast = [](const Inputs& in) { return ops::linear(in[0], in[1], in[2]); },
+       .composite = [](const Inputs& in) { return at::matmul(in[0], in[1].t()) + in[2]; },
+       .exact_rows = false});
   subjects.push_back({.name = "LinearWithoutBias",
                       .inputs = {{{7, 24}}, {{40, 24}, false}},
                       .fast = [](const Inputs& in) { return ops::linear(in[0], in[1], Tensor()); },
                       .composite = [](const Inputs& in) { return at::matmul(in[0], in[1].t()); },
                       .exact_rows = false});
-  subjects.push_back({.name = "SplitAndMergeHeads",
-                      .inputs = {{{7, 3, 24}}},
-                      .fast = [](const Inputs& in) { return ops::merge_heads(ops::split_heads(in[0], 6) * 2.0); },
-                      .composite = [](const Inputs& in) { return in[0] * 2.0; }});
+  subjects.push_back(
+      {.name = "SplitAndMergeHeads",
+       .inputs = {{{7, 3, 24}}},
+       .fast = [](const Inputs& in) { return ops::merge_heads(ops::split_heads(in[0], 6) * 2.0); },
+       .composite = [](const Inputs& in) { return in[0] * 2.0; }});
 }
 
 }  // namespace op_subjects_detail

@@ -21,18 +21,20 @@ using Op = std::function<Tensor(const Inputs&)>;
 
 struct InputSpec {
   Shape shape;
-  bool by_row = true;        // dimension 0 counts rows that do not influence one another; else a weight
-  bool accumulate = false;   // held in the accumulate dtype beside 16-bit activations (weights, biases)
+  bool by_row = true;  // dimension 0 counts rows that do not influence one another; else a weight
+  bool accumulate =
+      false;  // held in the accumulate dtype beside 16-bit activations (weights, biases)
 };
 
 struct Subject {
   std::string name;
   std::vector<InputSpec> inputs;
-  Op fast;                   // also told which rows it gets where that matters: see slice_rows
+  Op fast;  // also told which rows it gets where that matters: see slice_rows
   Op composite;
   // The op for rows [begin, end) of the inputs; default: `fast` on the slices.
   std::function<Tensor(const Inputs&, int64_t begin, int64_t end)> slice_rows = {};
-  bool exact_rows = true;    // rows are independent to the last bit (false: matrix products of a library)
+  bool exact_rows =
+      true;  // rows are independent to the last bit (false: matrix products of a library)
   double fp32_bound = 2e-6;  // relative distance of the fp32 output and gradients from fp64
 };
 inline void PrintTo(const Subject& subject, std::ostream* out) { *out << subject.name; }
@@ -44,7 +46,7 @@ Inputs make_inputs(const Subject& subject, at::ScalarType dtype);
 
 struct Result {
   Tensor output;
-  std::vector<Tensor> gradients;   // of sum(output * direction), one per input
+  std::vector<Tensor> gradients;  // of sum(output * direction), one per input
 };
 // direction: undefined draws one that depends on the output's shape only.
 Result run_with_gradients(const Op& op, const Inputs& inputs, Tensor direction = {});

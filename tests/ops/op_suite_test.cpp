@@ -26,7 +26,9 @@ double distance(const Tensor& a, const Tensor& b) {
   return norm > 0 ? difference / norm : difference;
 }
 
-bool bit_equal(const Tensor& a, const Tensor& b) { return a.scalar_type() == b.scalar_type() && a.equal(b); }
+bool bit_equal(const Tensor& a, const Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.equal(b);
+}
 
 Inputs make_inputs(const Subject& subject, at::ScalarType dtype) {
   Inputs inputs;
@@ -88,14 +90,16 @@ void expect_bit_equal(const Result& got, const Result& wanted) {
 TEST_P(OpSuite, EqualsItsCompositeFormInFp64) {
   const Subject& subject = GetParam();
   const Inputs inputs = make_inputs(subject, at::kDouble);
-  expect_near(run_with_gradients(subject.fast, inputs), run_with_gradients(subject.composite, inputs), 1e-13);
+  expect_near(run_with_gradients(subject.fast, inputs),
+              run_with_gradients(subject.composite, inputs), 1e-13);
 }
 
 TEST_P(OpSuite, GradientsEqualFiniteDifferences) {
   const Subject& subject = GetParam();
   const Inputs inputs = make_inputs(subject, at::kDouble);
   const Result result = run_with_gradients(subject.fast, inputs);
-  const Tensor direction = normal(result.output.sizes().vec(), "direction", at::kBFloat16).to(at::kDouble);
+  const Tensor direction =
+      normal(result.output.sizes().vec(), "direction", at::kBFloat16).to(at::kDouble);
   constexpr double h = 1e-6;
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Tensor step = normal(inputs[i].sizes().vec(), cat("step.", i));
@@ -107,14 +111,16 @@ TEST_P(OpSuite, GradientsEqualFiniteDifferences) {
     const double slope = (loss_at(h) - loss_at(-h)) / (2 * h);
     const double predicted = (result.gradients[i] * step).sum().item<double>();
     const double scale = result.gradients[i].norm().item<double>() + 1e-3;
-    EXPECT_NEAR(slope, predicted, 1e-6 * scale * std::sqrt(static_cast<double>(step.numel()))) << "input " << i;
+    EXPECT_NEAR(slope, predicted, 1e-6 * scale * std::sqrt(static_cast<double>(step.numel())))
+        << "input " << i;
   }
 }
 
 TEST_P(OpSuite, Fp32IsNearFp64) {
   const Subject& subject = GetParam();
   expect_near(run_with_gradients(subject.fast, make_inputs(subject, at::kFloat)),
-              run_with_gradients(subject.fast, make_inputs(subject, at::kDouble)), subject.fp32_bound);
+              run_with_gradients(subject.fast, make_inputs(subject, at::kDouble)),
+              subject.fp32_bound);
 }
 
 TEST_P(OpSuite, Bf16IsFp64Rounded) {
@@ -149,11 +155,13 @@ TEST_P(OpSuite, RowsDoNotDependOnTheirNeighbours) {
     const Result all = run_with_gradients(subject.fast, inputs);
     const int64_t rows = all.output.size(0);
     const Tensor direction = normal(all.output.sizes().vec(), "direction", at::kBFloat16);
-    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 1}, {1, rows}, {rows - 1, rows}}) {
+    for (const auto& [begin, end] :
+         {std::pair<int64_t, int64_t>{0, 1}, {1, rows}, {rows - 1, rows}}) {
       Inputs part;
       for (size_t i = 0; i < inputs.size(); ++i) {
         const Tensor x = inputs[i].detach();
-        part.push_back((subject.inputs[i].by_row ? x.slice(0, begin, end) : x).clone().requires_grad_());
+        part.push_back(
+            (subject.inputs[i].by_row ? x.slice(0, begin, end) : x).clone().requires_grad_());
       }
       const Op op = [&](const Inputs& given) {
         return subject.slice_rows ? subject.slice_rows(given, begin, end) : subject.fast(given);
@@ -161,9 +169,12 @@ TEST_P(OpSuite, RowsDoNotDependOnTheirNeighbours) {
       const Result some = run_with_gradients(op, part, direction.slice(0, begin, end));
       const auto check = [&](const Tensor& got, const Tensor& wanted) {
         if (subject.exact_rows) {
-          EXPECT_TRUE(bit_equal(got, wanted)) << dtype_name(dtype) << " rows " << begin << " to " << end;
+          EXPECT_TRUE(bit_equal(got, wanted))
+              << dtype_name(dtype) << " rows " << begin << " to " << end;
         } else {
-          EXPECT_LE(distance(got, wanted), dtype == at::kDouble ? 1e-14 : dtype == at::kFloat ? 1e-6 : 5e-3);
+          EXPECT_LE(distance(got, wanted), dtype == at::kDouble  ? 1e-14
+                                           : dtype == at::kFloat ? 1e-6
+                                                                 : 5e-3);
         }
       };
       check(some.output, all.output.slice(0, begin, end));
@@ -176,8 +187,8 @@ TEST_P(OpSuite, RowsDoNotDependOnTheirNeighbours) {
   }
 }
 
-// The same values held in other ways: with gaps after each row, with the first two dimensions exchanged, with steps
-// between features.
+// The same values held in other ways: with gaps after each row, with the first two dimensions
+// exchanged, with steps between features.
 TEST_P(OpSuite, AnyStridesGiveTheSameResult) {
   const Subject& subject = GetParam();
   const auto gaps = [](const Tensor& x) {
@@ -196,14 +207,16 @@ TEST_P(OpSuite, AnyStridesGiveTheSameResult) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     const Inputs inputs = make_inputs(subject, dtype);
     const Result plain = run_with_gradients(subject.fast, inputs);
-    for (const std::function<Tensor(const Tensor&)>& held : {std::function<Tensor(const Tensor&)>(gaps),
-                                                              std::function<Tensor(const Tensor&)>(exchanged),
-                                                              std::function<Tensor(const Tensor&)>(steps)}) {
+    for (const std::function<Tensor(const Tensor&)>& held :
+         {std::function<Tensor(const Tensor&)>(gaps),
+          std::function<Tensor(const Tensor&)>(exchanged),
+          std::function<Tensor(const Tensor&)>(steps)}) {
       Inputs others;
       for (const Tensor& x : inputs) {
         others.push_back(held(x.detach()).requires_grad_());
       }
-      const Tensor direction = held(normal(plain.output.sizes().vec(), "direction", at::kBFloat16).to(dtype));
+      const Tensor direction =
+          held(normal(plain.output.sizes().vec(), "direction", at::kBFloat16).to(dtype));
       const Result result = run_with_gradients(subject.fast, others, direction);
       if (subject.exact_rows) {
         expect_bit_equal(result, plain);
@@ -236,7 +249,9 @@ TEST_P(OpSuite, NoRowsGiveNoRows) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, OpSuite, ::testing::ValuesIn(all_subjects()),
-                         [](const ::testing::TestParamInfo<Subject>& info) { return info.param.name; });
+                         [](const ::testing::TestParamInfo<Subject>& info) {
+                           return info.param.name;
+                         });
 
 }  // namespace op_suite_detail
 
