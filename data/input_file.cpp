@@ -112,12 +112,26 @@ std::vector<std::string> files_in(const std::string& folder,
   return out;
 }
 
+namespace input_file_detail {
+
+// Offset of the first control character that texts do not have, or npos.
+size_t first_control(const std::string& bytes) {
+  const auto found = std::find_if(bytes.begin(), bytes.end(), [](char byte) {
+    const auto c = static_cast<unsigned char>(byte);
+    return (c < 0x20 && !(c >= 0x07 && c <= 0x0D) && c != 0x1B) || c == 0x7F;
+  });
+  return found == bytes.end() ? std::string::npos : static_cast<size_t>(found - bytes.begin());
+}
+
+}  // namespace input_file_detail
+
+bool has_control_characters(const std::string& bytes) {
+  return input_file_detail::first_control(bytes) != std::string::npos;
+}
+
 int64_t first_non_text(const std::string& bytes) {
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    const auto c = static_cast<unsigned char>(bytes[i]);
-    const bool control = c < 0x20 && !(c >= 0x07 && c <= 0x0D) && c != 0x1B;
-    if (control || c == 0x7F) return static_cast<int64_t>(i);
-  }
+  const size_t control = input_file_detail::first_control(bytes);
+  if (control != std::string::npos) return static_cast<int64_t>(control);
   const size_t invalid = utf8::first_invalid(bytes);
   if (invalid == std::string::npos || utf8::is_cut_off(std::string_view(bytes).substr(invalid)))
     return -1;

@@ -39,6 +39,8 @@ bool file_exists(const std::string& path);
 std::vector<std::string> files_in(const std::string& folder,
                                   const std::vector<std::string>& endings);
 
+// Whether there are control characters that texts do not have.
+bool has_control_characters(const std::string& bytes);
 // Offset of the first byte that makes `bytes` not a text (a control character or no UTF-8), or -1.
 // A code point cut by the end is not held against it.
 int64_t first_non_text(const std::string& bytes);

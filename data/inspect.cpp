@@ -148,7 +148,8 @@ std::string inspect_data(const std::string& path, const std::string& tokenizer,
       return size + line("format", "HDF5 token set") +
              token_lines(*datasets::make_hdf_stream(path), words.get());
     }
-    if (!starts_with(head, datasets::kStrataTokenMagic) && datasets::first_non_text(head) < 0) {
+    if (!starts_with(head, datasets::kStrataTokenMagic) &&
+        !datasets::has_control_characters(head)) {
       return size + line("format", "text") + text_lines(file);
     }
   }

@@ -184,7 +184,6 @@ void train_sentencepiece(const std::vector<std::string>& text_files,
   }
   datasets::sentencepiece_detail::Lines lines(text_files);
   const std::unordered_map<std::string, std::string> settings = {
-      {"model_prefix", "strata"},  // not used: the model is returned, and written below
       {"vocab_size", std::to_string(vocab_size)},
       {"model_type", model_type},
       {"num_threads", std::to_string(datasets::thread_count(threads))},
