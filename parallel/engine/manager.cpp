@@ -11,7 +11,6 @@
 #include "core/text.h"
 #include "parallel/engine/grad_reducer.h"
 #include "parallel/engine/layer_runner.h"
-#include "parallel/engine/sequence_check.h"
 #include "parallel/plan/mesh.h"
 
 namespace strata {
@@ -74,8 +73,6 @@ class Manager final : public ParallelManager {
     reducer_.finish();
     return loss;
   }
-
-  void check_sequences() override { strata::check_sequences(pool_); }
 
   StepLoss forward_only(std::span<const Batch> microbatches) override {
     StepLoss loss;

@@ -69,8 +69,6 @@ class ParallelManager {
   // Seconds spent waiting for gradient reductions in the last forward_backward.
   virtual double exposed_reduction_s() const = 0;
 
-  // Collective; comm.check = step calls it once per step. Throws DesyncError when members of a group issued different collectives.
-  virtual void check_sequences() = 0;
   virtual void weights_changed() = 0;                           // Collective; after an optimizer step or load
   virtual int64_t buffer_bytes() const = 0;                     // gradient buffers
 };
