@@ -1,0 +1,53 @@
+// strata eval RUN.ini
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/text.h"
+#include "data/tokenizer.h"
+#include "launch/command_line.h"
+#include "launch/commands.h"
+#include "launch/evaluation.h"
+#include "launch/model_session.h"
+#include "launch/throughput.h"
+
+namespace strata {
+namespace cmd_eval_detail {
+
+void print(const EvalResult& result, int64_t step, bool json) {
+  if (!json) {
+    std::cout << eval_line(result, step) << '\n';
+    return;
+  }
+  nlohmann::ordered_json out = {{"step", step},
+                                {"loss", result.loss},
+                                {"perplexity", result.perplexity()},
+                                {"accuracy", result.accuracy},
+                                {"labels", result.counted},
+                                {"rows", result.rows}};
+  if (result.bits_per_byte) out["bits_per_byte"] = *result.bits_per_byte;
+  std::cout << out.dump() << '\n';
+}
+
+}  // namespace cmd_eval_detail
+
+int cmd_eval(const Arguments& arguments) {
+  CommandLine line("eval", "RUN.ini [--checkpoint DIR] [--json] [--section.key=value]...",
+                   "Prints loss, perplexity and accuracy on the validation data of a run file ([eval] rows), with the newest\n"
+                   "checkpoint of its run directory, the one given, or the weights of ckpt.init.");
+  line.positional("RUN.ini", 1, 1);
+  line.option("checkpoint", "DIR", "folder of one checkpoint");
+  line.flag("json", "print the result as JSON");
+  if (!line.parse(arguments)) return 0;
+  const RunConfig config = read_session_config(line);
+  Runtime runtime({config.runtime, config.comm, config.log, {}});
+  ModelSession session(config, runtime);
+  return runtime.guard([&] {
+    session.load();
+    const EvalResult result =
+        evaluate(session.model(), session.valid_data(), config.eval.rows, session.bytes_per_token());
+    if (runtime.first()) cmd_eval_detail::print(result, session.step(), line.has("json"));
+    return 0;
+  });
+}
+
+}  // namespace strata

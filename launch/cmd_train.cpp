@@ -1,0 +1,48 @@
+// strata train RUN.ini
+#include "core/io/file.h"
+#include "launch/command_line.h"
+#include "launch/commands.h"
+#include "launch/failure.h"
+#include "launch/launcher.h"
+#include "launch/trainer.h"
+
+namespace strata {
+namespace cmd_train_detail {
+
+// What `strata doctor RUN_DIR` shows of a run that ended badly. The rank that finds out writes it.
+void note_failure(Runtime& runtime, const RunConfig& config, const Failure& failure) {
+  RunDirectory(config.run.directory())
+      .write_status({.state = "failed", .steps = config.train.steps, .exit_code = failure.code, .message = failure.message});
+  runtime.flush_log();
+}
+
+}  // namespace cmd_train_detail
+
+int cmd_train(const Arguments& arguments) {
+  CommandLine line("train", "RUN.ini [--section.key=value]...",
+                   "Trains the model that a run file describes, or goes on from its newest checkpoint. Under mpirun all\n"
+                   "ranks work on one model as [plan] says.\n\n"
+                   "SIGUSR1, or a file STOP in the run directory: save and end with code 75. SIGUSR2, or a file SAVE: save\n"
+                   "and go on. Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 memory, 6 numeric,\n"
+                   "7 hang, 8 ranks disagree, 9 storage, 75 saved and asked to stop.");
+  line.positional("RUN.ini", 1, 1);
+  if (!line.parse(arguments)) return 0;
+  install_signal_handlers(find_launcher());
+  const RunConfig config = read_run_config({line.words()[0], line.overrides()});
+  io::set_fault_plan(config.fault.inject);
+  Runtime runtime({config.runtime, config.comm, config.log, config.run.directory()});
+  Trainer trainer(config, runtime);
+  return runtime.guard([&] {
+    try {
+      return trainer.run();
+    } catch (const AgreedError& error) {
+      if (runtime.first()) cmd_train_detail::note_failure(runtime, config, {error.exit_code(), error.what()});
+      throw;
+    } catch (...) {
+      cmd_train_detail::note_failure(runtime, config, describe(std::current_exception()));
+      throw;
+    }
+  });
+}
+
+}  // namespace strata

@@ -1,0 +1,268 @@
+// strata verify DIR: runs a model on a folder of reference results, in any layout, and compares everything.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/config/reader.h"
+#include "core/error.h"
+#include "core/text.h"
+#include "launch/command_line.h"
+#include "launch/commands.h"
+#include "launch/failure.h"
+#include "launch/gather.h"
+#include "launch/parity_case.h"
+#include "launch/parity_report.h"
+#include "launch/run_plan.h"
+#include "launch/runtime.h"
+#include "optim/distributed_optimizer.h"
+
+namespace strata {
+namespace cmd_verify_detail {
+
+constexpr int kOutsideTolerance = 10;
+
+struct VerifyConfig {
+  TrainSection train;
+  PlanSection plan;
+  RuntimeSection runtime;
+  CommSection comm;
+  LogSection log;
+
+  VerifyConfig() {
+    train.dtype = "fp64";
+    log.level = "warn";
+  }
+  void visit(ConfigVisitor& v) {
+    v.begin_section("train", "");
+    v.field("dtype", train.dtype, one_of({"fp32", "bf16", "fp64"}), "compute type");
+    v.field("vocabulary_unit", train.vocabulary_unit, at_least(1), "granularity of the vocabulary cut");
+    v.field("head_chunk_tokens", train.head_chunk_tokens, at_least(1), "tokens whose logits are held at a time");
+    v.end_section();
+    visit_section(v, "plan", "", plan);
+    visit_section(v, "runtime", "", runtime);
+    visit_section(v, "comm", "", comm);
+    visit_section(v, "log", "", log);
+  }
+};
+
+struct Options {
+  std::string folder;
+  VerifyConfig config;
+  double tolerance = 0;
+  bool json = false;
+
+  at::ScalarType dtype() const { return parse_train_dtype(config.train.dtype); }
+};
+
+double default_tolerance(const std::string& dtype) {
+  if (dtype == "fp64") return 1e-9;
+  return dtype == "fp32" ? 1e-4 : 5e-2;
+}
+
+// Part of the norm of all gradients below which a gradient counts as zero in exact arithmetic: well above the rounding
+// noise of a sum that cancels, well below anything that matters.
+double zero_part(const std::string& dtype) {
+  if (dtype == "fp64") return 1e-7;
+  return dtype == "fp32" ? 1e-4 : 1e-1;
+}
+
+bool read_options(const Arguments& arguments, Options& out) {
+  CommandLine line("verify", "DIR [--train.dtype=fp64] [--plan.tp=2 ...] [--tolerance=X] [--json]",
+                   "Loads config.json and model.safetensors of DIR, runs forward and backward on the batch in\n"
+                   "expected.safetensors and compares logits, loss and every gradient; where the folder has a training\n"
+                   "trace, replays it. Works under mpirun in any layout. Exit code 10 when something is outside the\n"
+                   "tolerance.");
+  line.positional("DIR", 1, 1);
+  line.option("tolerance", "X", "largest relative error; default 1e-9 (fp64), 1e-4 (fp32), 5e-2 (bf16)");
+  line.flag("json", "print the result as JSON");
+  line.more_help("Keys: train.dtype, train.vocabulary_unit, train.head_chunk_tokens, plan.*, runtime.*, comm.*, log.*\n");
+  if (!line.parse(arguments)) return false;
+  ConfigReader reader;
+  for (const auto& [key, value] : line.overrides()) reader.add_override(key, value);
+  out.config.visit(reader);
+  reader.finish();
+  out.folder = line.words()[0];
+  out.json = line.has("json");
+  out.tolerance = default_tolerance(out.config.train.dtype);
+  if (const auto text = line.value("tolerance")) {
+    if (!parse_number(*text, out.tolerance) || !(out.tolerance >= 0)) {
+      throw ConfigError("--tolerance", cat('"', *text, '"'), "number >= 0");
+    }
+  }
+  return true;
+}
+
+// One comparison, from weights to report.
+class Verification {
+ public:
+  Verification(const Options& options, Runtime& runtime)
+      : options_(options), runtime_(runtime), report_(options.tolerance) {}
+
+  int run() {
+    prepare();
+    compare_step();
+    compare_logits();
+    if (case_.trace) compare_trace();
+    return finish();
+  }
+
+ private:
+  void prepare() {
+    ModelOptions model_options;
+    model_options.head_chunk_tokens = options_.config.train.head_chunk_tokens;
+    together(runtime_.job(), [&] { case_ = read_parity_case(options_.folder, model_options); });
+    const PlanSection& section = options_.config.plan;
+    // Rows are added until the plan's replicas and micro-batches divide them.
+    const int64_t model_ranks = section.pp * section.tp;
+    const int64_t dp = std::max<int64_t>(1, runtime_.world() / model_ranks);
+    row_multiple_ = dp * section.microbatches;
+    time_multiple_ = section.sequence_parallel ? section.tp : 1;
+    batch_ = padded(case_.batch);
+    plan_ = same_everywhere(
+        [&] { return make_run_plan(section, *case_.model, runtime_.world(), batch_.rows()); });
+    ManagerOptions manager;
+    manager.dtype = options_.dtype();
+    manager.device = runtime_.device();
+    manager.vocabulary_unit = options_.config.train.vocabulary_unit;
+    model_ = ParallelManager::build(case_.model, plan_, runtime_.pool(), manager);
+    together(runtime_.job(), [&] { source_ = make_safetensors_weights(options_.folder, *case_.model); });
+    model_->load_weights(*source_);
+  }
+
+  Batch padded(const Batch& batch) const { return pad_batch(batch, row_multiple_, time_multiple_, case_.model->causal()); }
+
+  std::vector<Batch> microbatches(const Batch& batch) const {
+    std::vector<Batch> out;
+    for (int64_t m = 0; m < plan_.microbatches; ++m) {
+      const Range rows = model_->rows_needed(m);
+      out.push_back(batch.slice(rows.begin, rows.end));
+    }
+    return out;
+  }
+
+  void compare_step() {
+    const StepLoss share = model_->forward_backward(microbatches(batch_));
+    Tensor sums = at::zeros({2}, at::TensorOptions().dtype(at::kDouble));
+    sums[0] = share.loss_sum;
+    sums[1] = static_cast<double>(share.counted);
+    runtime_.job().all_reduce(sums, ReduceOp::Sum).wait_host();
+    const double counted = sums[1].item<double>();
+    if (case_.loss) report_.compare("loss", sums[0].item<double>() / counted, *case_.loss);
+    const double scale = std::ldexp(1.0, model_->loss_exponent()) / counted;
+    compare_gradients(gather_logical(*model_, [&](const Parameter& p) { return p.grad * scale; }));
+  }
+
+  void compare_gradients(const std::map<std::string, Tensor>& computed) {
+    if (!runtime_.first()) return;
+    double squares = 0;
+    for (const auto& [name, gradient] : case_.gradients) squares += gradient.square().sum().item<double>();
+    const double floor = std::sqrt(squares) * zero_part(options_.config.train.dtype);
+    std::map<std::string, bool> seen;
+    for (const auto& [name, gradient] : computed) {
+      const ForeignTensor foreign = case_.model->foreign(name);
+      seen[foreign.name] = true;
+      const auto expected = case_.gradients.find(foreign.name);
+      if (expected == case_.gradients.end()) {
+        report_.fail("grad." + foreign.name, "computed, but not in expected.safetensors");
+        continue;
+      }
+      report_.compare("grad." + foreign.name, foreign.transposed ? gradient.t() : gradient, expected->second, floor);
+    }
+    for (const auto& [name, gradient] : case_.gradients) {
+      if (seen.count(name) == 0) report_.fail("grad." + name, "expected, but the model has no such parameter");
+    }
+  }
+
+  void compare_logits() {
+    if (!case_.logits.defined()) return;
+    Batch whole = padded(case_.batch);
+    whole.labels = Tensor();
+    Tensor logits = model_->logits(whole).to(at::kCPU, at::kDouble);
+    if (!runtime_.first()) return;
+    logits = logits.narrow(0, 0, case_.batch.rows()).narrow(1, 0, case_.batch.length());
+    report_.compare("logits", logits, case_.logits);
+  }
+
+  void compare_trace() {
+    const ParityCase::Trace& trace = *case_.trace;
+    model_->load_weights(*source_);
+    for (Parameter* p : model_->parameters()) p->meta.weight_decay = p->meta.logical.size() >= 2;
+    DistributedOptimizer optimizer(*model_, trace_rule(), {.max_grad_norm = 1.0, .audit = true});
+    optimizer.load_masters(*source_);
+    Tensor loss = at::zeros_like(trace.loss), norm = at::zeros_like(trace.grad_norm);
+    for (int64_t step = 0; step < trace.tokens.size(0); ++step) {
+      Batch batch;
+      batch.tokens = trace.tokens[step];
+      batch.labels = trace.labels[step];
+      batch.positions = default_positions(batch.rows(), batch.length());
+      const StepLoss share = model_->forward_backward(microbatches(padded(batch)));
+      const StepReport report = optimizer.step({step, 1e-3}, share);
+      loss[step] = report.loss;
+      norm[step] = report.grad_norm;
+    }
+    const double final_norm = parameter_norm(*model_);
+    if (!runtime_.first()) return;
+    report_.compare("trace.loss", loss, trace.loss);
+    report_.compare("trace.grad_norm", norm, trace.grad_norm);
+    if (trace.final_param_norm) report_.compare("trace.final_param_norm", final_norm, *trace.final_param_norm);
+  }
+
+  static std::vector<std::unique_ptr<UpdateRule>> trace_rule() {
+    ConfigReader reader;
+    for (const auto& [key, value] : {std::pair("beta1", "0.9"), {"beta2", "0.95"}, {"eps", "1e-8"}, {"weight_decay", "0.1"}}) {
+      reader.add_override(cat("optim.", key), value);
+    }
+    reader.begin_section("optim", "");
+    std::vector<std::unique_ptr<UpdateRule>> rules;
+    rules.push_back(rule_registry().make("adamw", reader));
+    reader.end_section();
+    reader.finish();
+    return rules;
+  }
+
+  int finish() {
+    std::string passed = runtime_.first() && report_.passed() ? "1" : "0";
+    runtime_.job().broadcast_bytes(passed, 0);
+    if (runtime_.first()) print();
+    return passed == "1" ? 0 : kOutsideTolerance;
+  }
+
+  void print() const {
+    if (options_.json) {
+      const nlohmann::ordered_json head = {{"folder", options_.folder}, {"model", case_.model->family()},
+                                           {"dtype", options_.config.train.dtype}, {"plan", plan_text(plan_)}};
+      const std::string text = head.dump();
+      std::cout << text.substr(0, text.size() - 1) << ',' << report_.json_members() << "}\n";
+      return;
+    }
+    std::cout << case_.model->family() << ", " << options_.config.train.dtype << ", " << plan_text(plan_) << '\n'
+              << report_.table() << (report_.passed() ? "all" : "NOT all") << " within "
+              << number_text(options_.tolerance) << '\n';
+  }
+
+  const Options& options_;
+  Runtime& runtime_;
+  ParityReport report_;
+  ParityCase case_;
+  Plan plan_;
+  Batch batch_;
+  int64_t row_multiple_ = 1, time_multiple_ = 1;
+  std::unique_ptr<ParallelManager> model_;
+  std::unique_ptr<WeightSource> source_;
+};
+
+}  // namespace cmd_verify_detail
+
+int cmd_verify(const Arguments& arguments) {
+  using namespace cmd_verify_detail;
+  Options options;
+  if (!read_options(arguments, options)) return 0;
+  Runtime runtime({options.config.runtime, options.config.comm, options.config.log, {}});
+  Verification verification(options, runtime);
+  return runtime.guard([&] { return verification.run(); });
+}
+
+}  // namespace strata

@@ -1,0 +1,110 @@
+#include "launch/gather.h"
+
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace strata {
+namespace gather_detail {
+
+// Pieces on the wire: name, dimensions, offsets, extents, elements.
+void put(std::string& out, const void* data, size_t bytes) { out.append(static_cast<const char*>(data), bytes); }
+void put(std::string& out, int64_t number) { put(out, &number, sizeof number); }
+
+class Cursor {
+ public:
+  explicit Cursor(const std::string& bytes) : bytes_(bytes) {}
+  bool at_end() const { return at_ == bytes_.size(); }
+  int64_t number() {
+    int64_t out = 0;
+    std::memcpy(&out, take(sizeof out), sizeof out);
+    return out;
+  }
+  const char* take(size_t count) {
+    STRATA_CHECK(count <= bytes_.size() - at_, "a gathered piece is cut short");
+    const char* out = bytes_.data() + at_;
+    at_ += count;
+    return out;
+  }
+
+ private:
+  const std::string& bytes_;
+  size_t at_ = 0;
+};
+
+Tensor narrowed(Tensor t, const std::vector<int64_t>& offset, const std::vector<int64_t>& extent) {
+  for (size_t d = 0; d < extent.size(); ++d) t = t.narrow(static_cast<int64_t>(d), offset[d], extent[d]);
+  return t;
+}
+
+std::string pack(ParallelManager& model, const std::function<Tensor(const Parameter&)>& value) {
+  std::string out;
+  for (const OwnedSlice& slice : model.owned_slices()) {
+    const Parameter& p = *slice.parameter;
+    if (slice.norm.size() == 0) continue;
+    const Tensor local = value(p);
+    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size, slice.norm.begin,
+                                           slice.norm.end)) {
+      const Tensor part = narrowed(local, box.local_offset, box.logical.extent).to(at::kCPU, at::kDouble).contiguous();
+      put(out, static_cast<int64_t>(p.meta.name.size()));
+      put(out, p.meta.name.data(), p.meta.name.size());
+      put(out, static_cast<int64_t>(box.logical.extent.size()));
+      for (const int64_t n : box.logical.offset) put(out, n);
+      for (const int64_t n : box.logical.extent) put(out, n);
+      put(out, part.const_data_ptr<double>(), static_cast<size_t>(part.numel()) * sizeof(double));
+    }
+  }
+  return out;
+}
+
+void unpack(const std::string& bytes, const std::map<std::string, Shape>& shapes, std::map<std::string, Tensor>& out) {
+  Cursor cursor(bytes);
+  while (!cursor.at_end()) {
+    const auto length = static_cast<size_t>(cursor.number());
+    const std::string name(cursor.take(length), length);
+    const auto dims = static_cast<size_t>(cursor.number());
+    std::vector<int64_t> offset(dims), extent(dims);
+    for (int64_t& n : offset) n = cursor.number();
+    for (int64_t& n : extent) n = cursor.number();
+    Tensor& whole = out[name];
+    if (!whole.defined()) {
+      // What no rank sends stays NaN and cannot pass for a result.
+      whole = at::full(shapes.at(name), std::nan(""), at::TensorOptions().dtype(at::kDouble));
+    }
+    const Tensor part = at::zeros(extent, at::TensorOptions().dtype(at::kDouble));
+    const size_t part_bytes = static_cast<size_t>(part.numel()) * sizeof(double);
+    std::memcpy(part.mutable_data_ptr<double>(), cursor.take(part_bytes), part_bytes);
+    narrowed(whole, offset, extent).copy_(part);
+  }
+}
+
+}  // namespace gather_detail
+
+std::map<std::string, Tensor> gather_logical(ParallelManager& model,
+                                             const std::function<Tensor(const Parameter&)>& value) {
+  std::map<std::string, Shape> shapes;
+  for (const ParamMeta& meta : parameter_metas(model.spec())) shapes[meta.name] = meta.logical;
+  std::map<std::string, Tensor> out;
+  for (const std::string& bytes : model.pool().job().gather_bytes(gather_detail::pack(model, value), 0)) {
+    gather_detail::unpack(bytes, shapes, out);
+  }
+  return out;
+}
+
+double parameter_norm(ParallelManager& model) {
+  Tensor sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
+  for (const OwnedSlice& slice : model.owned_slices()) {
+    const Tensor flat = slice.parameter->value.detach().reshape({-1}).narrow(0, slice.norm.begin, slice.norm.size());
+    sum += flat.to(at::kCPU, at::kDouble).square().sum();
+  }
+  model.pool().job().all_reduce(sum, ReduceOp::Sum).wait_host();
+  return std::sqrt(sum.item<double>());
+}
+
+}  // namespace strata
