@@ -117,7 +117,8 @@ class Tree:
 
     def run_test(self, entry):
         """(tests that passed, tests that failed, exit code, output, timed out)"""
-        program = [str(self.build_dir / "bin" / entry["binary"]), f"--gtest_filter={entry['filter']}"]
+        program = [str(self.build_dir / "bin" / entry["binary"]), f"--gtest_filter={entry['filter']}",
+                   "--gtest_color=no"]
         if entry["ranks"] > 0:
             program = [self.mpirun(), "-n", str(entry["ranks"]), "--oversubscribe", "--bind-to", "none", *program,
                        f"--ranks={entry['ranks']}"]
@@ -130,10 +131,14 @@ class Tree:
             process.terminate()
             output, _ = process.communicate()
             timed_out = True
-        def names(tag):
-            return list(dict.fromkeys(re.findall(r"\[ +%s +\] ([\w/]+\.[\w/]+)" % tag, output)))
-        failed = names("FAILED")
-        passed = [name for name in names("OK") if name not in failed]
+
+        def names(*patterns):
+            return list(dict.fromkeys(name for pattern in patterns for name in re.findall(pattern, output, re.M)))
+
+        # Rank 0 prints as usual; tests that fail on another rank are named by the multi-rank main.
+        failed = names(r"\[ +FAILED +\] ([\w/]+\.[\w/]+)", r"^([\w/]+\.[\w/]+) failed on another rank",
+                       r"^\[rank \d+\] ([\w/]+\.[\w/]+) failed fatally")
+        passed = [name for name in names(r"\[ +OK +\] ([\w/]+\.[\w/]+)") if name not in failed]
         return passed, failed, process.returncode, output, timed_out
 
 
