@@ -30,10 +30,10 @@ struct Span {
   int64_t rows = 0, width = 0;
   A z_loss = 0, target_weight = 1, uniform = 0;  // zeta, 1 - alpha, alpha / vocabulary
 
-  // Column of the row's target here, or -1.
+  // Column of the row's target here, or -1; an ignored target lies below every column.
   [[gnu::always_inline]] inline int64_t column(int64_t row) const {
     const int64_t column = targets[row] - first_column;
-    return targets[row] != kIgnoreLabel && column >= 0 && column < width ? column : -1;
+    return column >= 0 && column < width ? column : -1;
   }
 };
 

@@ -194,6 +194,7 @@ TEST(CpuRows, EvenlySpacedRowsAreNotCopied) {
   const ops::Rows expanded = ops::rows_of(x.slice(0, 0, 1).expand({3, 6, 10}));
   EXPECT_EQ(expanded.stride, 10);
   EXPECT_TRUE(expanded.tensor.is_contiguous());
+  EXPECT_EQ(ops::rows_of(x[1][2].expand({6, 10})).stride, 10);
   EXPECT_EQ(ops::rows_of(x.slice(2, 0, 0)).count, 0);
 }
 
