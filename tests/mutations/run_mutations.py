@@ -83,8 +83,9 @@ def mirror(source, target):
 
 class Tree:
     def __init__(self, work, jobs, timeout):
-        self.source = work / "source"
-        self.build_dir = work / "build"
+        # As in the tree itself the build folder is inside the sources: the compiler cache then knows the same paths.
+        self.source = work / "tree"
+        self.build_dir = self.source / "build"
         self.jobs = jobs
         self.timeout = timeout
         self.env = dict(os.environ, CCACHE_BASEDIR=str(self.source), CCACHE_NOHASHDIR="1", OMP_NUM_THREADS="1",
