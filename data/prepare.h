@@ -8,19 +8,20 @@
 namespace strata {
 
 struct PrepareOptions {
-  std::vector<std::string> inputs;  // text files
+  std::vector<std::string> inputs;  // text files, or folders of *.txt
   std::string output;               // token file
-  std::string tokenizer =
-      "bytes";  // with chars, <output>.chars is written: data.tokenizer_model of later runs
+  // With chars, <output>.chars is written: data.tokenizer_model of runs that decode the ids.
+  std::string tokenizer = "bytes";
   std::string tokenizer_model;     // SentencePiece: read, or written when train_vocab > 0
   int64_t train_vocab = 0;         // > 0: train a SentencePiece model of this size first
   std::string model_type = "bpe";  // of the model trained: bpe | unigram | char | word
   // Text that ends a document ("": a file is a document; "\n\n", "<|endoftext|>"). A tokenizer with
   // a document_end id writes that id instead of it; without one the separator stays in the text.
   std::string document_separator;
-  double valid_fraction = 0;  // > 0: also writes <output>.valid with the last part, cut at a
-                              // document border (a single document: at a line end)
-  int threads = 0;
+  // > 0: also writes <output>.valid with the last part, cut at a document border (a single
+  // document: at a line end).
+  double valid_fraction = 0;
+  int threads = 0;  // 0: all cores
 };
 struct PrepareReport {
   int64_t text_bytes = 0, tokens = 0, documents = 0, valid_tokens = 0, vocab_size = 0;

@@ -65,7 +65,7 @@ std::vector<std::string> data_source_names();
 std::unique_ptr<Tokenizer> make_data_tokenizer(const DataConfig& config);
 
 // A bijection of [0, n) keyed by (seed, epoch): Feistel network over ceil(log2 n) bits with cycle
-// walking, round function Philox, domain "data" (parallel-runtime.md 12).
+// walking, round function Philox, domain "data".
 class KeyedPermutation {
  public:
   KeyedPermutation(int64_t n, uint64_t seed, int64_t epoch);

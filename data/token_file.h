@@ -1,10 +1,11 @@
 #pragma once
-// A long sequence of token ids on disk, mapped, never loaded whole.
+// A long sequence of token ids on disk, read in place, never loaded whole.
 //
-//   strata     "STRATATK" magic, version, width, token count, vocabulary, document count, ids,
-//   document ends, CRC32C llm.c      256 int32 header (magic 20240520, version 1: uint16; 20240801:
-//   version 7, uint32), ids nanoGPT    raw uint16 (.bin without header) Megatron   <prefix>.idx +
-//   <prefix>.bin (MMIDIDX version 1)
+//   strata     "STRATATK", version, id width, counts, ids, document ends, CRC32C (token_formats.h)
+//   llm.c      256 int32 header (magic 20240520, version 1: uint16; magic 20240801, version 7:
+//              uint32), ids
+//   nanoGPT    raw uint16 (.bin without header)
+//   Megatron   <prefix>.idx + <prefix>.bin (MMIDIDX version 1); either name or the prefix opens it
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -30,13 +31,14 @@ class TokenFile {
 };
 const char* token_format_name(TokenFormat format);
 
-// Writes our format; atomic.
+// Writes our format, two bytes per id for vocabularies up to 65536. The file appears whole, at
+// commit(); without commit() nothing is left. StorageError when it cannot be written.
 class TokenFileWriter {
  public:
   TokenFileWriter(const std::string& path, int64_t vocab_size);
   ~TokenFileWriter();
-  void append(const std::vector<int32_t>& ids);
-  void end_document();
+  void append(const std::vector<int32_t>& ids);  // DataError for ids outside the vocabulary
+  void end_document();                           // without any, documents are not recorded
   void commit();
 
  private:
