@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -236,7 +237,7 @@ HdfFile::HdfFile(const std::string& path, Mode mode) : impl_(std::make_unique<Im
     if (!impl_->file.valid()) impl_->fail("cannot be read as HDF5");
     return;
   }
-  if (const int fault = next_fault(FaultOp::Write); fault > 0) {
+  if (const int fault = next_fault(FaultOp::Write); fault > 0 && fault != EINTR) {
     throw StorageError(cat("cannot create ", path, ": ", std::strerror(fault)));
   }
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V110);
@@ -385,7 +386,7 @@ void HdfFile::create_virtual(const std::string& path, at::ScalarType dtype, cons
 void HdfFile::close() {
   if (!impl_->file.valid()) return;
   if (impl_->mode == Mode::Create) {
-    if (const int fault = next_fault(FaultOp::Write); fault > 0) {
+    if (const int fault = next_fault(FaultOp::Write); fault > 0 && fault != EINTR) {
       throw StorageError(cat("cannot complete ", impl_->path, ": ", std::strerror(fault)));
     }
   }

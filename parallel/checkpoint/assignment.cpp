@@ -55,7 +55,9 @@ void cut(const Candidate& candidate, int64_t limit, std::vector<Part>& out) {
   for (int64_t i = 0; i < parts; ++i) {
     Part part{&candidate, box, candidate.bytes};
     if (parts > 1) {
-      const int64_t begin = rows * i / parts, end = rows * (i + 1) / parts;
+      // The first rows % parts slices have one row more.
+      const int64_t begin = rows / parts * i + std::min(i, rows % parts);
+      const int64_t end = begin + rows / parts + (i < rows % parts ? 1 : 0);
       part.box.offset[0] = box.offset[0] + begin;
       part.box.extent[0] = end - begin;
       part.bytes = candidate.bytes / rows * (end - begin);
