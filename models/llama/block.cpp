@@ -13,8 +13,8 @@ LlamaAttention::LlamaAttention(const LlamaConfig& c, const ParallelLayout& layou
   const int64_t K = c.head_dim();
   const LinearOptions options{.bias = c.attention_bias, .init_std = c.initializer_range};
   q_ = linear("q_proj", c.hidden_size, c.num_attention_heads * K, split_out(K), options);
-  k_ = linear("k_proj", c.hidden_size, c.kv_heads() * K, split_out(K), options);
-  v_ = linear("v_proj", c.hidden_size, c.kv_heads() * K, split_out(K), options);
+  k_ = linear("k_proj", c.hidden_size, c.kv_heads() * K, split_or_replicate(K), options);
+  v_ = linear("v_proj", c.hidden_size, c.kv_heads() * K, split_or_replicate(K), options);
   o_ = linear("o_proj", c.num_attention_heads * K, c.hidden_size, split_in(K), options);
 }
 

@@ -1,6 +1,7 @@
 #include "parallel/engine/grad_reducer.h"
 
 #include <chrono>
+#include <set>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -9,18 +10,20 @@ namespace strata {
 
 void GradReducer::add_layer(const ParallelLayout& layout, const std::vector<Parameter*>& parameters) {
   std::vector<Buffer> buffers;
-  for (bool over_tp : {false, true}) {
+  std::set<int> groups;
+  for (Parameter* p : parameters) groups.insert(p->grad_sum_ranks());
+  for (int ranks : groups) {
     std::vector<Parameter*> members;
     std::vector<int64_t> sizes;
     for (Parameter* p : parameters) {
-      if (!p->meta.trainable || p->meta.sum_grad_over_tp != over_tp) continue;
+      if (!p->meta.trainable || p->grad_sum_ranks() != ranks) continue;
       members.push_back(p);
       sizes.push_back(p->value.numel());
     }
     if (members.empty()) continue;
-    // Uncut parameters are equally large on all tp ranks; cut ones need not be.
-    Communicator& home = over_tp && layout.dp().size() == 1 ? layout.tp() : layout.dp();
-    Buffer buffer{layout, over_tp, std::move(members), make_flat_layout(sizes, layout.dp().size()), Tensor()};
+    Communicator& partial = layout.tp_subgroup(ranks);
+    Communicator& home = layout.dp().size() > 1 ? layout.dp() : partial;
+    Buffer buffer{layout, &partial, std::move(members), make_flat_layout(sizes, layout.dp().size()), Tensor()};
     buffer.data = home.allocate(buffer.flat.size, accumulate_dtype(layout.dtype()));
     for (size_t i = 0; i < buffer.parameters.size(); ++i) {
       Parameter& p = *buffer.parameters[i];
@@ -50,7 +53,7 @@ void GradReducer::accumulate(const std::vector<Parameter*>& parameters) {
 void GradReducer::start(int layer) {
   const auto begin = std::chrono::steady_clock::now();
   for (Buffer& b : layers_.at(layer)) {
-    if (b.over_tp) b.layout.tp().all_reduce(b.data, ReduceOp::Sum, b.layout.site(SiteOp::GradTensorSum)).wait();
+    b.partial->all_reduce(b.data, ReduceOp::Sum, b.layout.site(SiteOp::GradTensorSum)).wait();
     in_flight_.push_back(b.layout.dp().all_reduce(b.data, ReduceOp::Sum, b.layout.site(SiteOp::GradDataSum)));
   }
   for (Work& work : in_flight_) work.poll();
@@ -69,7 +72,7 @@ Range GradReducer::norm_range(const Parameter& parameter) const {
     for (const Buffer& b : layer) {
       for (size_t i = 0; i < b.parameters.size(); ++i) {
         if (b.parameters[i] != &parameter) continue;
-        if (!parameter.meta.shard.cut() && b.layout.tp_index() != 0) return {};
+        if (!parameter.counts_in_norm()) return {};
         return overlap(b.flat.slots[i], b.flat.part(b.layout.dp().rank(), b.layout.dp().size()));
       }
     }

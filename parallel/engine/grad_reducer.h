@@ -1,5 +1,5 @@
 #pragma once
-// Gradients of a model in flat buffers, one per (layer, summed over tp or not), and their reduction: over tp where the gradient
+// Gradients of a model in flat buffers, one per (layer, tp ranks to sum over), and their reduction: over tp where the gradient
 // rule says so, then over dp. A layer's reduction starts when its last micro-batch's backward is done and runs beside the
 // backward of the layers before it.
 #include <memory>
@@ -34,7 +34,7 @@ class GradReducer {
  private:
   struct Buffer {
     ParallelLayout layout;
-    bool over_tp;
+    Communicator* partial;             // the tp ranks over which these gradients are partial
     std::vector<Parameter*> parameters;
     FlatLayout flat;
     Tensor data;

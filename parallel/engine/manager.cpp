@@ -106,12 +106,23 @@ class Manager final : public ParallelManager {
 
   void create_groups() {
     std::vector<std::vector<int>> groups;
+    const auto metas = parameter_metas(*spec_);
     std::set<std::pair<int, int>> seen;
     for (const LayerStrategy& s : plan_.layers) {
       if (!seen.insert({s.dp, s.tp}).second) continue;
       const Mesh mesh(plan_.world_size, plan_.stages, s);
       for (MeshAxis axis : {MeshAxis::Data, MeshAxis::Tensor}) {
         for (auto& ranks : mesh.all_groups(axis)) groups.push_back(std::move(ranks));
+      }
+      std::set<int>& sizes = replica_sizes_[s.tp];
+      for (const ParamMeta& meta : metas) {
+        const int copies = meta.shard.cut() ? replicas(meta.shard, meta.logical, s.tp) : 1;
+        if (copies > 1 && copies < s.tp) sizes.insert(copies);
+      }
+      for (int size : sizes) {
+        for (const auto& tp : mesh.all_groups(MeshAxis::Tensor)) {
+          for (size_t at = 0; at < tp.size(); at += size) groups.emplace_back(tp.begin() + at, tp.begin() + at + size);
+        }
       }
     }
     pool_.create(std::move(groups));
@@ -126,6 +137,11 @@ class Manager final : public ParallelManager {
       parts.strategy = s;
       parts.tp = &pool_.group(mesh.group(MeshAxis::Tensor, rank));
       parts.dp = &pool_.group(mesh.group(MeshAxis::Data, rank));
+      for (int size : replica_sizes_[s.tp]) {
+        const auto tp = mesh.group(MeshAxis::Tensor, rank);
+        const size_t first = mesh.coordinates(rank).tp / size * size;
+        parts.replica_groups[size] = &pool_.group(std::vector<int>(tp.begin() + first, tp.begin() + first + size));
+      }
       parts.layer = static_cast<uint16_t>(l);
       parts.device = options_.device;
       parts.dtype = options_.dtype;
@@ -218,6 +234,7 @@ class Manager final : public ParallelManager {
   CommPool& pool_;
   ManagerOptions options_;
   std::vector<Running> layers_;
+  std::map<int, std::set<int>> replica_sizes_;       // by tp: sizes of groups that hold the same replicated units
   std::map<std::string, Parameter*> by_name_;
   std::vector<Parameter*> parameters_;
   std::vector<OwnedSlice> owned_;

@@ -2,6 +2,7 @@
 // The plan's answer for one layer on one rank: communicators and a few numbers, handed to the layer's constructor.
 // A cheap value; nothing is global.
 #include <cstdint>
+#include <map>
 #include <memory>
 
 #include "core/tensor.h"
@@ -16,6 +17,8 @@ class ParallelLayout {
     LayerStrategy strategy;
     Communicator* tp = nullptr;      // nullptr: a group of one
     Communicator* dp = nullptr;
+    // Consecutive ranks of the tp group that hold the same replicated units, by their number (1 < n < tp).
+    std::map<int, Communicator*> replica_groups;
     uint16_t layer = 0;              // for Site
     at::Device device = at::kCPU;
     at::ScalarType dtype = at::kFloat;
@@ -29,6 +32,8 @@ class ParallelLayout {
   const LayerStrategy& strategy() const noexcept { return parts_.strategy; }
   Communicator& tp() const noexcept { return *parts_.tp; }
   Communicator& dp() const noexcept { return *parts_.dp; }
+  // The `ranks` consecutive members of the tp group that this rank belongs to: 1, tp, or a number of replicas in use.
+  Communicator& tp_subgroup(int ranks) const;
   int tp_index() const noexcept { return parts_.tp->rank(); }
   int tp_size() const noexcept { return parts_.tp->size(); }
   at::Device device() const noexcept { return parts_.device; }

@@ -56,6 +56,16 @@ struct Parameter {
   Tensor grad;                      // view into a flat buffer of the engine: accumulate dtype, local shape
   int tp_index = 0, tp_size = 1;
 
+  // Number of consecutive tp ranks over which the gradient is partial and must be summed: all of them by the gradient rule, the
+  // holders of the same units for a replicated cut, else 1.
+  int grad_sum_ranks() const {
+    if (!meta.trainable) return 1;
+    if (meta.sum_grad_over_tp) return tp_size;
+    return meta.shard.cut() ? replicas(meta.shard, meta.logical, tp_size) : 1;
+  }
+  // Of the tp ranks that hold the same elements, the first counts them in the norm.
+  bool counts_in_norm() const { return tp_index % replicas(meta.shard, meta.logical, tp_size) == 0; }
+
   std::vector<LocalBox> boxes() const { return local_boxes(meta.shard, meta.logical, tp_index, tp_size); }
 };
 

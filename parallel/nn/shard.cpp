@@ -16,6 +16,7 @@ ShardSpec split_out(int64_t unit) { return {.dim = 0, .unit = unit}; }
 ShardSpec split_out(int64_t unit, std::vector<int64_t> segments) {
   return {.dim = 0, .unit = unit, .segments = std::move(segments)};
 }
+ShardSpec split_or_replicate(int64_t unit) { return {.dim = 0, .unit = unit, .replicate = true}; }
 ShardSpec split_in(int64_t unit) { return {.dim = 1, .unit = unit}; }
 ShardSpec split(int dim, int64_t unit) { return {.dim = dim, .unit = unit}; }
 ShardSpec split_vocabulary(int64_t unit) { return {.dim = 0, .unit = unit, .ragged = true}; }
@@ -71,11 +72,18 @@ std::string why_not_divisible(const ShardSpec& spec, const Shape& logical, int c
   for (int64_t extent : shard_detail::segments_of(spec, logical)) {
     if (extent % spec.unit != 0) return cat("has extent ", extent, ", not a whole number of units of ", spec.unit);
     const int64_t units = extent / spec.unit;
-    if (units % count != 0) {
+    if (units % count != 0 && !(spec.replicate && count % units == 0)) {
       return cat("has ", units, units == 1 ? " unit of " : " units of ", spec.unit);
     }
   }
   return {};
+}
+
+int replicas(const ShardSpec& spec, const Shape& logical, int count) {
+  if (!spec.cut()) return count;
+  if (!spec.replicate) return 1;
+  const int64_t units = logical.at(spec.dim) / spec.unit;
+  return units > 0 && units < count ? static_cast<int>(count / units) : 1;
 }
 
 std::vector<Range> owned_ranges(const ShardSpec& spec, const Shape& logical, int index, int count) {
@@ -89,11 +97,13 @@ std::vector<Range> owned_ranges(const ShardSpec& spec, const Shape& logical, int
   }
   const std::string why = why_not_divisible(spec, logical, count);
   STRATA_CHECK(why.empty(), cat("dimension ", spec.dim, " ", why, ", cannot be cut ", count, " ways"));
+  const int copies = replicas(spec, logical, count);
+  const int64_t own = index / copies, parts = count / copies;
   std::vector<Range> out;
   int64_t start = 0;
   for (int64_t segment : shard_detail::segments_of(spec, logical)) {
-    const int64_t part = segment / count;
-    out.push_back({start + index * part, start + (index + 1) * part});
+    const int64_t part = segment / parts;
+    out.push_back({start + own * part, start + (own + 1) * part});
     start += segment;
   }
   return out;

@@ -17,6 +17,8 @@ struct ShardSpec {
   // Vocabulary rule: rank r owns [r*c, (r+1)*c) of the extent n, c = unit * ceil(n / (unit * count)); the last ranks may
   // own less or nothing. Nothing is padded.
   bool ragged = false;
+  // Fewer units than parts: each unit is held by parts / units consecutive ranks (key/value heads under a larger tp).
+  bool replicate = false;
 
   bool cut() const noexcept { return dim != kReplicated; }
   bool operator==(const ShardSpec&) const = default;
@@ -24,6 +26,7 @@ struct ShardSpec {
 ShardSpec replicated();
 ShardSpec split_out(int64_t unit = 1);                                  // rows of a [out, in] weight
 ShardSpec split_out(int64_t unit, std::vector<int64_t> segments);       // fused rows (q, k, v)
+ShardSpec split_or_replicate(int64_t unit);                             // rows; fewer units than ranks are replicated
 ShardSpec split_in(int64_t unit = 1);                                   // columns of a [out, in] weight
 ShardSpec split(int dim, int64_t unit = 1);
 ShardSpec split_vocabulary(int64_t unit);                               // rows, ragged
@@ -37,6 +40,8 @@ struct Range {
 // Ranges of spec.dim owned by part `index` of `count`, in local order; one covering everything when not cut.
 std::vector<Range> owned_ranges(const ShardSpec& spec, const Shape& logical, int index, int count);
 Shape local_shape(const ShardSpec& spec, const Shape& logical, int index, int count);
+// Number of consecutive parts that hold the same elements: `count` when not cut, usually 1 when cut.
+int replicas(const ShardSpec& spec, const Shape& logical, int count);
 // "" when `count` parts are possible, else why not: "has 4 units of 128".
 std::string why_not_divisible(const ShardSpec& spec, const Shape& logical, int count);
 

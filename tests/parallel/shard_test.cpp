@@ -51,6 +51,17 @@ TEST(OwnedRanges, VocabularyRuleLeavesLastRanksWithLess) {
   EXPECT_EQ(owned_ranges(split_vocabulary(128), {61, 4}, 0, 2)[0], (Range{0, 61}));
 }
 
+TEST(OwnedRanges, FewerUnitsThanPartsAreReplicated) {
+  const ShardSpec spec = split_or_replicate(3);
+  EXPECT_EQ(replicas(spec, {6, 5}, 4), 2);
+  EXPECT_EQ(owned_ranges(spec, {6, 5}, 1, 4)[0], (Range{0, 3}));
+  EXPECT_EQ(owned_ranges(spec, {6, 5}, 2, 4)[0], (Range{3, 6}));
+  EXPECT_EQ(replicas(spec, {6, 5}, 2), 1);
+  EXPECT_EQ(replicas(spec, {12, 5}, 2), 1);
+  EXPECT_EQ(replicas(replicated(), {6, 5}, 4), 4);
+  EXPECT_EQ(why_not_divisible(spec, {6, 5}, 3), "has 2 units of 3");
+}
+
 TEST(OwnedRanges, RefuseWhatDoesNotDivide) {
   EXPECT_EQ(why_not_divisible(split_out(128), {512, 3}, 8), "has 4 units of 128");
   EXPECT_EQ(why_not_divisible(split_out(3), {8, 3}, 2), "has extent 8, not a whole number of units of 3");

@@ -16,7 +16,7 @@ const std::vector<TinyModel>& tiny_models() {
     smooth.loss.label_smoothing = 0.1;
     smooth.loss.z_loss = 1e-3;
     out.push_back({"llama_gqa_tied", R"({"model_type": "llama", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24,
-      "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6, "rms_norm_eps": 1e-5,
+      "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 6, "rms_norm_eps": 1e-5,
       "initializer_range": 0.2, "tie_word_embeddings": true, "max_position_embeddings": 64})", smooth});
     out.push_back({"llama_bias", R"({"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 40,
       "num_hidden_layers": 2, "num_attention_heads": 4, "attention_bias": true, "mlp_bias": true, "attention_dropout": 0.1,
