@@ -200,7 +200,7 @@ template <class V>
 [[gnu::always_inline]] inline V exp(const V& x) {
   using A = Scalar<V>;
   if constexpr (std::is_same_v<A, double>) {
-    V y;
+    V y{};
     for (int i = 0; i < kLanes<V>; ++i) {
       y[i] = std::exp(x[i]);
     }
@@ -234,7 +234,7 @@ template <class V>
 [[gnu::always_inline]] inline V normal_cdf(const V& x) {
   using A = Scalar<V>;
   if constexpr (std::is_same_v<A, double>) {
-    V y;
+    V y{};
     for (int i = 0; i < kLanes<V>; ++i) {
       y[i] = 0.5 * std::erfc(x[i] * -0.70710678118654752440);
     }
