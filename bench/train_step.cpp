@@ -1,9 +1,11 @@
-// Training step of a Llama of the sizes S, M and L on random tokens: forward, backward, gradient reduction, AdamW. One line of JSON
-// per run; no data loading, no logging.
+// Training step of a Llama of the sizes S, M and L on random tokens: forward, backward, gradient
+// reduction, AdamW. One line of JSON per run; no data loading, no logging.
 //
-//   S d256 L4 H4 ff704 V4096 T256 B8     M d512 L8 H8 ff1408 V8192 T512 B4     L d768 L12 H12 ff2048 V32000 T1024 B2
+//   S d256 L4 H4 ff704 V4096 T256 B8     M d512 L8 H8 ff1408 V8192 T512 B4     L d768 L12 H12
+//   ff2048 V32000 T1024 B2
 //
-//   [mpirun -n N] train_step --size=S --dtype=fp32|bf16|fp64 [--steps=5] [--warmup=2] [--threads=2] [--tp=1]
+//   [mpirun -n N] train_step --size=S --dtype=fp32|bf16|fp64 [--steps=5] [--warmup=2] [--threads=2]
+//   [--tp=1]
 // Under mpirun the batch is per data-parallel rank.
 #include <ATen/Parallel.h>
 #include <ATen/ops/randint.h>
@@ -45,7 +47,8 @@ Arguments parse(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const size_t equals = text.find('=');
-    const std::string key = text.substr(0, equals), value = equals == std::string::npos ? "" : text.substr(equals + 1);
+    const std::string key = text.substr(0, equals),
+                      value = equals == std::string::npos ? "" : text.substr(equals + 1);
     if (key == "--size" && kSizes.count(value)) {
       a.size = value;
     } else if (key == "--dtype") {
@@ -55,7 +58,9 @@ Arguments parse(int argc, char** argv) {
     } else if (key == "--threads" && parse_integer(value, a.threads)) {
     } else if (key == "--tp" && parse_integer(value, a.tp)) {
     } else {
-      throw ConfigError("argument", text, "--size=S|M|L --dtype=fp32|bf16|fp64 --steps=N --warmup=N --threads=N --tp=N");
+      throw ConfigError(
+          "argument", text,
+          "--size=S|M|L --dtype=fp32|bf16|fp64 --steps=N --warmup=N --threads=N --tp=N");
     }
   }
   return a;
@@ -64,9 +69,9 @@ Arguments parse(int argc, char** argv) {
 void run(const Arguments& a, std::unique_ptr<Communicator> job) {
   const Size& s = kSizes.at(a.size);
   std::shared_ptr<const ModelSpec> spec = make_model_from_json(
-      cat(R"({"model_type": "llama", "hidden_size": )", s.width, R"(, "num_hidden_layers": )", s.layers,
-          R"(, "num_attention_heads": )", s.heads, R"(, "intermediate_size": )", s.ffn, R"(, "vocab_size": )", s.vocabulary,
-          R"(, "max_position_embeddings": )", s.length, "}"),
+      cat(R"({"model_type": "llama", "hidden_size": )", s.width, R"(, "num_hidden_layers": )",
+          s.layers, R"(, "num_attention_heads": )", s.heads, R"(, "intermediate_size": )", s.ffn,
+          R"(, "vocab_size": )", s.vocabulary, R"(, "max_position_embeddings": )", s.length, "}"),
       "bench");
   const bool first = job->rank() == 0;
   UniformPlan request;
@@ -88,8 +93,10 @@ void run(const Arguments& a, std::unique_ptr<Communicator> job) {
   optimizer.load_masters(*source);
 
   Batch batch;
-  batch.tokens = at::randint(s.vocabulary, {s.batch, s.length}, at::TensorOptions().dtype(at::kLong));
-  batch.labels = at::randint(s.vocabulary, {s.batch, s.length}, at::TensorOptions().dtype(at::kLong));
+  batch.tokens =
+      at::randint(s.vocabulary, {s.batch, s.length}, at::TensorOptions().dtype(at::kLong));
+  batch.labels =
+      at::randint(s.vocabulary, {s.batch, s.length}, at::TensorOptions().dtype(at::kLong));
   std::vector<double> seconds, model_seconds;
   double loss = 0;
   for (int64_t step = 0; step < a.warmup + a.steps; ++step) {
@@ -111,12 +118,15 @@ void run(const Arguments& a, std::unique_ptr<Communicator> job) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   if (first) {
-    std::printf("{\"name\": \"train_step\", \"size\": \"%s\", \"dtype\": \"%s\", \"ranks\": %d, \"tp\": %lld, \"threads\": %d, "
-                "\"ms\": %.1f, \"forward_backward_ms\": %.1f, \"tokens_per_s\": %.0f, \"gflops\": %.1f, \"peak_mib\": %ld, "
-                "\"loss\": %.4f}\n",
-                a.size.c_str(), a.dtype.c_str(), plan.world_size, static_cast<long long>(a.tp), at::get_num_threads(),
-                1e3 * median, 1e3 * model_seconds[model_seconds.size() / 2], tokens / median, flops * tokens / median / 1e9,
-                usage.ru_maxrss / 1024, loss);
+    std::printf(
+        "{\"name\": \"train_step\", \"size\": \"%s\", \"dtype\": \"%s\", \"ranks\": %d, \"tp\": "
+        "%lld, \"threads\": %d, "
+        "\"ms\": %.1f, \"forward_backward_ms\": %.1f, \"tokens_per_s\": %.0f, \"gflops\": %.1f, "
+        "\"peak_mib\": %ld, "
+        "\"loss\": %.4f}\n",
+        a.size.c_str(), a.dtype.c_str(), plan.world_size, static_cast<long long>(a.tp),
+        at::get_num_threads(), 1e3 * median, 1e3 * model_seconds[model_seconds.size() / 2],
+        tokens / median, flops * tokens / median / 1e9, usage.ru_maxrss / 1024, loss);
   }
 }
 

@@ -1,21 +1,24 @@
 #pragma once
-// Rows of token ids as every layer sees them. Labels are already aligned with the logits: models never shift.
+// Rows of token ids as every layer sees them. Labels are already aligned with the logits: models
+// never shift.
 #include <cstdint>
 
 #include "core/tensor.h"
 
 namespace strata {
 
-inline constexpr int64_t kIgnoreLabel = -100;   // the only ignored label
+inline constexpr int64_t kIgnoreLabel = -100;  // the only ignored label
 
 struct Batch {
-  Tensor tokens;       // [B, T] int64
-  Tensor labels;       // [B, T] int64, kIgnoreLabel where there is no loss; undefined when only logits are wanted
-  Tensor positions;    // [B, T] int64, restarts at each document
-  Tensor segments;     // [B, T] int32, equal within a document, -1 = padding; undefined: one document per row
-  int64_t step = 0;        // optimizer step, for dropout keys
-  int64_t first_row = 0;   // number of row 0 within the step's global batch, for dropout keys
-  bool training = false;   // dropout is active
+  Tensor tokens;  // [B, T] int64
+  Tensor labels;  // [B, T] int64, kIgnoreLabel where there is no loss; undefined when only logits
+                  // are wanted
+  Tensor positions;  // [B, T] int64, restarts at each document
+  Tensor segments;   // [B, T] int32, equal within a document, -1 = padding; undefined: one document
+                     // per row
+  int64_t step = 0;  // optimizer step, for dropout keys
+  int64_t first_row = 0;  // number of row 0 within the step's global batch, for dropout keys
+  bool training = false;  // dropout is active
 
   int64_t rows() const { return tokens.defined() ? tokens.size(0) : 0; }
   int64_t length() const { return tokens.defined() ? tokens.size(1) : 0; }

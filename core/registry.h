@@ -1,6 +1,6 @@
 #pragma once
-// A table of named factories, filled by explicit register_x(registry) functions: no static registrars, so nothing
-// is lost by the linker and nothing depends on initialisation order.
+// A table of named factories, filled by explicit register_x(registry) functions: no static
+// registrars, so nothing is lost by the linker and nothing depends on initialisation order.
 #include <functional>
 #include <map>
 #include <memory>

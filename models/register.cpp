@@ -11,8 +11,9 @@
 namespace strata {
 namespace register_detail {
 
-// transformers 5 writes {"rope_parameters": {"rope_theta", "rope_type", ...}}; older files "rope_theta" and "rope_scaling",
-// older still with "type" for "rope_type". One form reaches the family's visit().
+// transformers 5 writes {"rope_parameters": {"rope_theta", "rope_type", ...}}; older files
+// "rope_theta" and "rope_scaling", older still with "type" for "rope_type". One form reaches the
+// family's visit().
 void normalise_rope(nlohmann::json& j) {
   if (j.contains("rope_parameters") && j["rope_parameters"].is_object()) {
     nlohmann::json parameters = j["rope_parameters"];
@@ -25,14 +26,16 @@ void normalise_rope(nlohmann::json& j) {
   }
   if (j.contains("rope_scaling") && j["rope_scaling"].is_object()) {
     nlohmann::json& scaling = j["rope_scaling"];
-    if (scaling.contains("type") && !scaling.contains("rope_type")) scaling["rope_type"] = scaling["type"];
+    if (scaling.contains("type") && !scaling.contains("rope_type"))
+      scaling["rope_type"] = scaling["type"];
     scaling.erase("type");
   }
 }
 
 nlohmann::json parse(const std::string& text, const std::string& name) {
   nlohmann::json j = nlohmann::json::parse(text, nullptr, false);
-  if (j.is_discarded() || !j.is_object()) throw ConfigError(name, "text that is not a JSON object", "a config.json");
+  if (j.is_discarded() || !j.is_object())
+    throw ConfigError(name, "text that is not a JSON object", "a config.json");
   return j;
 }
 
@@ -56,10 +59,13 @@ ModelRegistry model_registry(const ModelOptions& options) {
 std::string family_of_config_json(const std::string& text, const std::string& name) {
   const nlohmann::json j = register_detail::parse(text, name);
   const auto names = model_registry().names();
-  const std::string type = j.contains("model_type") && j["model_type"].is_string() ? j["model_type"].get<std::string>() : "";
+  const std::string type = j.contains("model_type") && j["model_type"].is_string()
+                               ? j["model_type"].get<std::string>()
+                               : "";
   if (type.empty()) throw ConfigError(cat(name, ": model_type"), "nothing", join(names));
   if (!model_registry().contains(type)) {
-    throw ConfigError(cat(name, ": model_type"), cat('"', type, '"'), join(names), did_you_mean(type, names));
+    throw ConfigError(cat(name, ": model_type"), cat('"', type, '"'), join(names),
+                      did_you_mean(type, names));
   }
   return type;
 }

@@ -12,14 +12,16 @@ class ConfigReader;
 
 // Training-time options that are not part of a family's config.json.
 struct ModelOptions {
-  ops::CrossEntropyOptions loss;      // train.label_smoothing, train.z_loss
-  int64_t head_chunk_tokens = 1024;   // train.head_chunk_tokens
+  ops::CrossEntropyOptions loss;     // train.label_smoothing, train.z_loss
+  int64_t head_chunk_tokens = 1024;  // train.head_chunk_tokens
 };
 
-// One entry per family. The visitor reads the family's keys inside the current section ([model] or a config.json object).
+// One entry per family. The visitor reads the family's keys inside the current section ([model] or
+// a config.json object).
 ModelRegistry model_registry(const ModelOptions& options = {});
 
-// The family of a config.json by its model_type ("llama", "gpt2", ...). Throws ConfigError naming what is known.
+// The family of a config.json by its model_type ("llama", "gpt2", ...). Throws ConfigError naming
+// what is known.
 std::string family_of_config_json(const std::string& text, const std::string& name);
 std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const std::string& name,
                                                 const ModelOptions& options = {});

@@ -20,10 +20,12 @@ struct DistributedOptimizer::Impl {
     const UpdateRule* rule;
     std::vector<StateSlot> slots;
     std::vector<Tensor> state;
-    Tensor master;                 // fp32 beside 16-bit values, else undefined
+    Tensor master;  // fp32 beside 16-bit values, else undefined
 
-    Tensor weights() const {       // what the rule updates, flat
-      return master.defined() ? master : slice.parameter->value.detach().view({-1}).narrow(0, slice.update.begin, slice.update.size());
+    Tensor weights() const {  // what the rule updates, flat
+      return master.defined() ? master
+                              : slice.parameter->value.detach().view({-1}).narrow(
+                                    0, slice.update.begin, slice.update.size());
     }
   };
 
@@ -32,7 +34,7 @@ struct DistributedOptimizer::Impl {
   OptimizerOptions options;
   std::vector<Item> items;
   bool audited = false;
-  double scale = 1;                // 2^k / N of the last step
+  double scale = 1;  // 2^k / N of the last step
 
   const UpdateRule& rule_for(const ParamMeta& meta) const {
     for (const auto& rule : rules) {
@@ -40,7 +42,8 @@ struct DistributedOptimizer::Impl {
     }
     std::vector<std::string> names;
     for (const auto& rule : rules) names.push_back(rule->name());
-    throw ConfigError("optim.name", join(names), cat("a rule that updates ", meta.name, " ", shape_text(meta.logical)));
+    throw ConfigError("optim.name", join(names),
+                      cat("a rule that updates ", meta.name, " ", shape_text(meta.logical)));
   }
 
   // Calls f(path, box of the logical tensor, that part of `flat`) for each box of an item's slice.
@@ -50,8 +53,8 @@ struct DistributedOptimizer::Impl {
     const bool whole = item.slice.update == Range{0, p.value.numel()};
     const Tensor shaped = whole ? flat.view(p.value.sizes()) : Tensor();
     int64_t at = 0;
-    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size, item.slice.update.begin,
-                                           item.slice.update.end)) {
+    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size,
+                                           item.slice.update.begin, item.slice.update.end)) {
       Tensor part;
       if (whole) {
         part = shaped;
@@ -68,18 +71,25 @@ struct DistributedOptimizer::Impl {
   }
 };
 
-DistributedOptimizer::DistributedOptimizer(ParallelManager& model, std::vector<std::unique_ptr<UpdateRule>> rules,
+DistributedOptimizer::DistributedOptimizer(ParallelManager& model,
+                                           std::vector<std::unique_ptr<UpdateRule>> rules,
                                            OptimizerOptions options)
     : impl_(new Impl{model, std::move(rules), options, {}, false, 1}) {
   for (const OwnedSlice& slice : model.owned_slices()) {
     Impl::Item item{slice, &impl_->rule_for(slice.parameter->meta), {}, {}, Tensor()};
-    const at::ScalarType stored = slice.parameter->value.scalar_type(), wide = accumulate_dtype(stored);
+    const at::ScalarType stored = slice.parameter->value.scalar_type(),
+                         wide = accumulate_dtype(stored);
     const auto on = slice.parameter->value.options().dtype(wide).requires_grad(false);
     STRATA_CHECK(item.rule->needs(slice.parameter->meta) == UpdateRule::Needs::Slice,
                  cat(item.rule->name(), ": rules on whole matrices are not part of this version"));
     item.slots = item.rule->state_slots(slice.parameter->meta, {slice.update.size()}, wide);
-    for (const StateSlot& slot : item.slots) item.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
-    if (stored != wide) item.master = slice.parameter->value.detach().view({-1}).narrow(0, slice.update.begin, slice.update.size()).to(wide);
+    for (const StateSlot& slot : item.slots)
+      item.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
+    if (stored != wide)
+      item.master = slice.parameter->value.detach()
+                        .view({-1})
+                        .narrow(0, slice.update.begin, slice.update.size())
+                        .to(wide);
     impl_->items.push_back(std::move(item));
   }
 }
@@ -105,8 +115,8 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
 
   if (self.options.audit || !self.audited) {
     STRATA_CHECK(static_cast<int64_t>(c[kElements]) == self.model.logical_elements(),
-                 cat("the ranks count ", static_cast<int64_t>(c[kElements]), " gradient elements, the model has ",
-                     self.model.logical_elements()));
+                 cat("the ranks count ", static_cast<int64_t>(c[kElements]),
+                     " gradient elements, the model has ", self.model.logical_elements()));
     self.audited = true;
   }
 
@@ -124,19 +134,25 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
   if (report.skipped) return report;
 
   double factor = self.scale;
-  if (self.options.max_grad_norm > 0) factor *= std::min(1.0, self.options.max_grad_norm / (report.grad_norm + 1e-6));
+  if (self.options.max_grad_norm > 0)
+    factor *= std::min(1.0, self.options.max_grad_norm / (report.grad_norm + 1e-6));
   for (Impl::Item& item : self.items) {
     if (item.slice.update.size() == 0) continue;
     const Parameter& p = *item.slice.parameter;
     Tensor weights = item.weights();
-    Tensor grad = p.grad.view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()) * factor;
+    Tensor grad =
+        p.grad.view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()) * factor;
     Tensor delta = at::empty_like(grad);
     if (!item.rule->update(p.meta, weights, grad, item.state, info, delta)) continue;
     const double lr = info.lr * p.meta.lr_scale;
-    if (p.meta.weight_decay && item.rule->weight_decay() != 0) weights.mul_(1 - lr * item.rule->weight_decay());
+    if (p.meta.weight_decay && item.rule->weight_decay() != 0)
+      weights.mul_(1 - lr * item.rule->weight_decay());
     weights.add_(delta, -lr);
     if (item.master.defined()) {
-      p.value.detach().view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()).copy_(weights);
+      p.value.detach()
+          .view({-1})
+          .narrow(0, item.slice.update.begin, item.slice.update.size())
+          .copy_(weights);
     }
   }
   self.model.weights_changed();
@@ -177,8 +193,10 @@ void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
     }
   }
   if (!missing.empty()) {
-    throw CheckpointError(cat("the checkpoint has no optimizer state ", missing[0], missing.size() > 1 ? cat(" and ", missing.size() - 1, " more") : "",
-                              "; it was written by another optimizer. ckpt.reset_optim = all starts the state afresh"));
+    throw CheckpointError(cat(
+        "the checkpoint has no optimizer state ", missing[0],
+        missing.size() > 1 ? cat(" and ", missing.size() - 1, " more") : "",
+        "; it was written by another optimizer. ckpt.reset_optim = all starts the state afresh"));
   }
   for (Impl::Item& item : impl_->items) {
     const Parameter& p = *item.slice.parameter;
@@ -186,7 +204,10 @@ void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
       part.copy_(in.read(cat("/model/", p.meta.name), box));
     });
     if (item.master.defined()) {
-      p.value.detach().view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()).copy_(item.master);
+      p.value.detach()
+          .view({-1})
+          .narrow(0, item.slice.update.begin, item.slice.update.size())
+          .copy_(item.master);
     }
     for (size_t s = 0; s < item.slots.size(); ++s) {
       if (reset == Reset::All) {
@@ -217,6 +238,8 @@ int64_t DistributedOptimizer::state_bytes() const {
   return total;
 }
 
-Tensor DistributedOptimizer::scaled_gradient(const Parameter& parameter) const { return parameter.grad * impl_->scale; }
+Tensor DistributedOptimizer::scaled_gradient(const Parameter& parameter) const {
+  return parameter.grad * impl_->scale;
+}
 
 }  // namespace strata

@@ -1,8 +1,10 @@
 #pragma once
-// Applies rules to a sharded model: one global norm over the job with an exact element-count audit, clipping, master weights
-// for 16-bit parameters, decay, update, write-back. Knows ranks, never formulas.
+// Applies rules to a sharded model: one global norm over the job with an exact element-count audit,
+// clipping, master weights for 16-bit parameters, decay, update, write-back. Knows ranks, never
+// formulas.
 //
-//   norm = sqrt(sum g^2) * 2^k/N     coef = min(1, max_norm / (norm + 1e-6)) * 2^k/N     (parallel-runtime.md 6, 11)
+//   norm = sqrt(sum g^2) * 2^k/N     coef = min(1, max_norm / (norm + 1e-6)) * 2^k/N
+//   (parallel-runtime.md 6, 11)
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -16,40 +18,46 @@
 namespace strata {
 
 struct OptimizerOptions {
-  double max_grad_norm = 1.0;       // 0: no clipping
-  bool audit = false;               // element count every step; always on the first step
+  double max_grad_norm = 1.0;  // 0: no clipping
+  bool audit = false;          // element count every step; always on the first step
 };
 
 struct StepReport {
-  double loss = 0;                  // mean over counted labels, natural logarithm
+  double loss = 0;  // mean over counted labels, natural logarithm
   int64_t counted = 0;
-  double grad_norm = 0;             // of all gradients, before clipping
-  bool skipped = false;             // non-finite gradient or no counted label: nothing was touched
-  bool stop = false;                // some rank asked to stop
+  double grad_norm = 0;  // of all gradients, before clipping
+  bool skipped = false;  // non-finite gradient or no counted label: nothing was touched
+  bool stop = false;     // some rank asked to stop
 };
 
 class DistributedOptimizer {
  public:
-  // The first rule whose accepts() is true takes the parameter; a parameter nobody takes is a ConfigError.
-  DistributedOptimizer(ParallelManager& model, std::vector<std::unique_ptr<UpdateRule>> rules, OptimizerOptions options);
+  // The first rule whose accepts() is true takes the parameter; a parameter nobody takes is a
+  // ConfigError.
+  DistributedOptimizer(ParallelManager& model, std::vector<std::unique_ptr<UpdateRule>> rules,
+                       OptimizerOptions options);
   ~DistributedOptimizer();
 
-  // Collective over the job. loss: this rank's share from forward_backward; stop: this rank wants to end after this step.
-  // Updates parameters and calls model.weights_changed(). Does not throw for non-finite gradients (skipped).
+  // Collective over the job. loss: this rank's share from forward_backward; stop: this rank wants
+  // to end after this step. Updates parameters and calls model.weights_changed(). Does not throw
+  // for non-finite gradients (skipped).
   StepReport step(const StepInfo& info, const StepLoss& loss, bool stop = false);
 
-  // Fills masters of 16-bit parameters from the same source as the weights (fp32 values before rounding).
+  // Fills masters of 16-bit parameters from the same source as the weights (fp32 values before
+  // rounding).
   void load_masters(const WeightSource& source);
 
   // Collective: /model/<name> (master where one exists) and /optim/<name>/<slot>.
   void save(CheckpointWriter& out) const;
-  // Collective: weights, masters and state; kinds of rules must match unless reset (ckpt.reset_optim).
+  // Collective: weights, masters and state; kinds of rules must match unless reset
+  // (ckpt.reset_optim).
   enum class Reset { None, All };
   void load(const CheckpointReader& in, Reset reset = Reset::None);
 
   std::string rule_of(const std::string& parameter) const;
-  int64_t state_bytes() const;      // of this rank: masters and slots
-  // Gradient of one parameter as used by the last step (scaled, before clipping), this rank's part: for verify and tests.
+  int64_t state_bytes() const;  // of this rank: masters and slots
+  // Gradient of one parameter as used by the last step (scaled, before clipping), this rank's part:
+  // for verify and tests.
   Tensor scaled_gradient(const Parameter& parameter) const;
 
  private:

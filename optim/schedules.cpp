@@ -9,10 +9,13 @@
 namespace strata {
 
 void ScheduleConfig::visit(ConfigVisitor& v) {
-  v.field("name", name, one_of({"constant", "linear", "cosine", "wsd", "inverse-sqrt"}), "shape of the learning rate");
+  v.field("name", name, one_of({"constant", "linear", "cosine", "wsd", "inverse-sqrt"}),
+          "shape of the learning rate");
   v.field("warmup", warmup, at_least(0), "steps of linear warm-up");
-  v.field("min_ratio", min_ratio, number_between(0, 1), "learning rate at the end, as a part of the peak");
-  v.field("decay_fraction", decay_fraction, number_between(0, 1), "wsd: part of the run that decays");
+  v.field("min_ratio", min_ratio, number_between(0, 1),
+          "learning rate at the end, as a part of the peak");
+  v.field("decay_fraction", decay_fraction, number_between(0, 1),
+          "wsd: part of the run that decays");
 }
 
 double learning_rate(const ScheduleConfig& s, double peak, int64_t step, int64_t steps) {
@@ -23,14 +26,17 @@ double learning_rate(const ScheduleConfig& s, double peak, int64_t step, int64_t
     return std::clamp(static_cast<double>(step - from) / length, 0.0, 1.0);
   };
   if (s.name == "linear") return peak + (low - peak) * fraction(s.warmup);
-  if (s.name == "cosine") return low + (peak - low) * 0.5 * (1 + std::cos(std::numbers::pi * fraction(s.warmup)));
+  if (s.name == "cosine")
+    return low + (peak - low) * 0.5 * (1 + std::cos(std::numbers::pi * fraction(s.warmup)));
   if (s.name == "wsd") {
-    const auto decay = static_cast<int64_t>(std::llround(s.decay_fraction * static_cast<double>(steps)));
+    const auto decay =
+        static_cast<int64_t>(std::llround(s.decay_fraction * static_cast<double>(steps)));
     const int64_t from = std::max(s.warmup, steps - decay);
     return step < from ? peak : peak + (low - peak) * fraction(from);
   }
   if (s.name == "inverse-sqrt") {
-    return peak * std::sqrt(static_cast<double>(std::max<int64_t>(s.warmup, 1)) / static_cast<double>(step + 1));
+    return peak * std::sqrt(static_cast<double>(std::max<int64_t>(s.warmup, 1)) /
+                            static_cast<double>(step + 1));
   }
   return peak;
 }

@@ -19,7 +19,7 @@ struct ScheduleConfig {
   int64_t warmup = 100;
   double min_ratio = 0.1;
   double decay_fraction = 0.2;
-  void visit(ConfigVisitor& v);          // section [sched]
+  void visit(ConfigVisitor& v);  // section [sched]
 };
 double learning_rate(const ScheduleConfig& schedule, double peak, int64_t step, int64_t steps);
 

@@ -1,7 +1,7 @@
 #pragma once
-// Reads a JSON object (a config.json of the HF ecosystem) through the same visit() functions as a run file.
-// Nested objects are sections. null counts as absent. Keys nobody asked for are returned by unused(), because foreign
-// files carry many that change nothing.
+// Reads a JSON object (a config.json of the HF ecosystem) through the same visit() functions as a
+// run file. Nested objects are sections. null counts as absent. Keys nobody asked for are returned
+// by unused(), because foreign files carry many that change nothing.
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,7 +17,7 @@ class JsonConfigReader {
   ~JsonConfigReader();
   ConfigVisitor& visitor();
   std::vector<std::string> unused() const;
-  void finish();   // throws ConfigError with every problem
+  void finish();  // throws ConfigError with every problem
 
  private:
   class Impl;

@@ -1,6 +1,6 @@
 #pragma once
-// Visitors that print the schema: the effective configuration as a loadable run file, the help text, docs/config.md
-// and a machine-readable schema.
+// Visitors that print the schema: the effective configuration as a loadable run file, the help
+// text, docs/config.md and a machine-readable schema.
 #include <memory>
 #include <string>
 
@@ -9,10 +9,10 @@
 namespace strata {
 
 enum class ConfigFormat {
-  Ini,        // "key = value" of every field: reading it back gives the same configuration
-  Help,       // key, default, allowed, help; for terminals
-  Markdown,   // tables, for docs/config.md
-  Json,       // {"section.key": {"type", "default", "allowed", "help"}}
+  Ini,       // "key = value" of every field: reading it back gives the same configuration
+  Help,      // key, default, allowed, help; for terminals
+  Markdown,  // tables, for docs/config.md
+  Json,      // {"section.key": {"type", "default", "allowed", "help"}}
 };
 
 class ConfigWriter {

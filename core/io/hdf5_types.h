@@ -1,6 +1,6 @@
 #pragma once
-// HDF5 handles and element types; private to core/io. 16-bit floats are user-defined types with IEEE half and bfloat16
-// fields, which HDF5 tools convert and print correctly.
+// HDF5 handles and element types; private to core/io. 16-bit floats are user-defined types with
+// IEEE half and bfloat16 fields, which HDF5 tools convert and print correctly.
 #include <hdf5.h>
 
 #include <string>
@@ -44,7 +44,8 @@ std::string hdf5_reason();
 
 // Type in files. Throws CheckpointError for complex and quantised types.
 HdfHandle hdf5_type(at::ScalarType dtype);
-// Reverse: `name` is the attribute "dtype" or empty. Throws CheckpointError (`where` names the dataset).
+// Reverse: `name` is the attribute "dtype" or empty. Throws CheckpointError (`where` names the
+// dataset).
 at::ScalarType hdf5_scalar_type(hid_t type, const std::string& name, const std::string& where);
 
 }  // namespace strata::io

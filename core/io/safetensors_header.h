@@ -1,5 +1,6 @@
 #pragma once
-// The header of a safetensors file by itself: a pure function of the file's bytes, so that it can be tested with any input.
+// The header of a safetensors file by itself: a pure function of the file's bytes, so that it can
+// be tested with any input.
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -23,8 +24,9 @@ struct SafetensorsHeader {
   uint64_t data_start = 0;
 };
 
-// file: the whole file (only the header's bytes are touched). Throws CheckpointError naming `path`, tensor and byte offset.
-// What it returns is safe: every range lies inside the file, ranges tile the data section, sizes match shapes.
+// file: the whole file (only the header's bytes are touched). Throws CheckpointError naming `path`,
+// tensor and byte offset. What it returns is safe: every range lies inside the file, ranges tile
+// the data section, sizes match shapes.
 SafetensorsHeader parse_safetensors_header(std::string_view file, const std::string& path);
 
 // "BF16"; empty for types the format has not.

@@ -11,14 +11,17 @@
 namespace strata {
 namespace gpt2_detail {
 
-// Projections back into the residual stream start smaller, by the square root of how many there are.
+// Projections back into the residual stream start smaller, by the square root of how many there
+// are.
 LinearOptions projection(const Gpt2Config& c) {
-  return {.bias = true, .init_std = c.initializer_range / std::sqrt(2.0 * static_cast<double>(c.n_layer))};
+  return {.bias = true,
+          .init_std = c.initializer_range / std::sqrt(2.0 * static_cast<double>(c.n_layer))};
 }
 
 }  // namespace gpt2_detail
 
-Gpt2Attention::Gpt2Attention(const Gpt2Config& c, int block, const ParallelLayout& layout) : Region(layout), c_(c) {
+Gpt2Attention::Gpt2Attention(const Gpt2Config& c, int block, const ParallelLayout& layout)
+    : Region(layout), c_(c) {
   const int64_t C = c.n_embd, K = C / c.n_head;
   scale_ = c.scale_attn_weights ? 1.0 / std::sqrt(static_cast<double>(K)) : 1.0;
   if (c.scale_attn_by_inverse_layer_idx) scale_ /= block + 1;
@@ -34,15 +37,20 @@ Tensor Gpt2Attention::forward(const Tensor& x_BTC, const Batch& batch) {
   auto k_BTHK = ops::split_heads(qkv[1], K);
   auto v_BTHK = ops::split_heads(qkv[2], K);
   const auto dropout = attention_dropout(c_.attn_pdrop, q_BTHK.size(2), c_.n_head, batch);
-  return out_(ops::merge_heads(ops::causal_attention(q_BTHK, k_BTHK, v_BTHK, batch.segments, scale_, dropout)));
+  return out_(ops::merge_heads(
+      ops::causal_attention(q_BTHK, k_BTHK, v_BTHK, batch.segments, scale_, dropout)));
 }
 
-Gpt2Mlp::Gpt2Mlp(const Gpt2Config& c, const ParallelLayout& layout) : Region(layout), activation_(c.activation_function) {
-  up_ = linear("c_fc", c.n_embd, c.inner(), split_out(), {.bias = true, .init_std = c.initializer_range});
+Gpt2Mlp::Gpt2Mlp(const Gpt2Config& c, const ParallelLayout& layout)
+    : Region(layout), activation_(c.activation_function) {
+  up_ = linear("c_fc", c.n_embd, c.inner(), split_out(),
+               {.bias = true, .init_std = c.initializer_range});
   down_ = linear("c_proj", c.inner(), c.n_embd, split_in(), gpt2_detail::projection(c));
 }
 
-Tensor Gpt2Mlp::forward(const Tensor& x_BTC, const Batch&) { return down_(ops::activation(up_(x_BTC), activation_)); }
+Tensor Gpt2Mlp::forward(const Tensor& x_BTC, const Batch&) {
+  return down_(ops::activation(up_(x_BTC), activation_));
+}
 
 Gpt2Block::Gpt2Block(const Gpt2Config& c, int block, const ParallelLayout& layout)
     : Layer(layout), resid_pdrop_(c.resid_pdrop) {
@@ -53,7 +61,8 @@ Gpt2Block::Gpt2Block(const Gpt2Config& c, int block, const ParallelLayout& layou
 }
 
 Tensor Gpt2Block::forward(const Tensor& x_BTC, const Batch& batch) {
-  auto h_BTC = x_BTC + dropout("attn.resid_dropout", (*attn_)(attn_norm_(x_BTC), batch), resid_pdrop_, batch);
+  auto h_BTC = x_BTC + dropout("attn.resid_dropout", (*attn_)(attn_norm_(x_BTC), batch),
+                               resid_pdrop_, batch);
   return h_BTC + dropout("mlp.dropout", (*mlp_)(mlp_norm_(h_BTC), batch), resid_pdrop_, batch);
 }
 

@@ -12,7 +12,8 @@ namespace gpt2_detail {
 
 class Gpt2Spec final : public ModelSpec {
  public:
-  Gpt2Spec(Gpt2Config config, ModelOptions options) : c_(std::move(config)), options_(std::move(options)) {}
+  Gpt2Spec(Gpt2Config config, ModelOptions options)
+      : c_(std::move(config)), options_(std::move(options)) {}
 
   std::string family() const override { return "gpt2"; }
   int layer_count() const override { return static_cast<int>(c_.n_layer) + 2; }
@@ -70,7 +71,8 @@ class Gpt2Spec final : public ModelSpec {
 
   // HF stores the linear layers of a block as Conv1D, [in, out].
   ForeignTensor foreign(const std::string& parameter) const override {
-    for (const char* linear : {".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"}) {
+    for (const char* linear :
+         {".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"}) {
       if (ends_with(parameter, linear)) return {parameter, true};
     }
     return {parameter, false};

@@ -9,7 +9,8 @@
 
 namespace strata {
 
-LlamaAttention::LlamaAttention(const LlamaConfig& c, const ParallelLayout& layout) : Region(layout), c_(c) {
+LlamaAttention::LlamaAttention(const LlamaConfig& c, const ParallelLayout& layout)
+    : Region(layout), c_(c) {
   const int64_t K = c.head_dim();
   const LinearOptions options{.bias = c.attention_bias, .init_std = c.initializer_range};
   q_ = linear("q_proj", c.hidden_size, c.num_attention_heads * K, split_out(K), options);
@@ -20,12 +21,15 @@ LlamaAttention::LlamaAttention(const LlamaConfig& c, const ParallelLayout& layou
 
 Tensor LlamaAttention::forward(const Tensor& x_BTD, const Batch& batch) {
   const int64_t K = c_.head_dim();
-  const auto table = ops::rope_table(c_.rope_theta, K, c_.max_position_embeddings, c_.rope_scaling, batch.length());
+  const auto table = ops::rope_table(c_.rope_theta, K, c_.max_position_embeddings, c_.rope_scaling,
+                                     batch.length());
   auto q_BTHK = ops::rope(ops::split_heads(q_(x_BTD), K), batch.positions, table);
   auto k_BTGK = ops::rope(ops::split_heads(k_(x_BTD), K), batch.positions, table);
   auto v_BTGK = ops::split_heads(v_(x_BTD), K);
-  const auto dropout = attention_dropout(c_.attention_dropout, q_BTHK.size(2), c_.num_attention_heads, batch);
-  auto o_BTHK = ops::causal_attention(q_BTHK, k_BTGK, v_BTGK, batch.segments, 1.0 / std::sqrt(double(K)), dropout);
+  const auto dropout =
+      attention_dropout(c_.attention_dropout, q_BTHK.size(2), c_.num_attention_heads, batch);
+  auto o_BTHK = ops::causal_attention(q_BTHK, k_BTGK, v_BTGK, batch.segments,
+                                      1.0 / std::sqrt(double(K)), dropout);
   return o_(ops::merge_heads(o_BTHK));
 }
 
@@ -33,7 +37,8 @@ LlamaBlock::LlamaBlock(const LlamaConfig& c, const ParallelLayout& layout) : Lay
   attn_norm_ = rms_norm("input_layernorm", c.hidden_size, c.rms_norm_eps);
   attn_ = add<LlamaAttention>("self_attn", c, layout);
   mlp_norm_ = rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps);
-  mlp_ = add<SwigluMlp>("mlp", c.hidden_size, c.intermediate_size, c.initializer_range, c.mlp_bias, layout);
+  mlp_ = add<SwigluMlp>("mlp", c.hidden_size, c.intermediate_size, c.initializer_range, c.mlp_bias,
+                        layout);
 }
 
 Tensor LlamaBlock::forward(const Tensor& x_BTD, const Batch& batch) {

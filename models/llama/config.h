@@ -16,8 +16,8 @@ struct LlamaConfig {
   int64_t intermediate_size = 11008;
   int64_t num_hidden_layers = 32;
   int64_t num_attention_heads = 32;
-  std::optional<int64_t> num_key_value_heads;     // unset: num_attention_heads
-  std::optional<int64_t> head_width;              // key "head_dim"; unset: hidden_size / num_attention_heads
+  std::optional<int64_t> num_key_value_heads;  // unset: num_attention_heads
+  std::optional<int64_t> head_width;  // key "head_dim"; unset: hidden_size / num_attention_heads
   int64_t max_position_embeddings = 2048;
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000.0;

@@ -12,7 +12,8 @@ namespace llama_detail {
 
 class LlamaSpec final : public ModelSpec {
  public:
-  LlamaSpec(LlamaConfig config, ModelOptions options) : c_(std::move(config)), options_(std::move(options)) {}
+  LlamaSpec(LlamaConfig config, ModelOptions options)
+      : c_(std::move(config)), options_(std::move(options)) {}
 
   std::string family() const override { return "llama"; }
   int layer_count() const override { return static_cast<int>(c_.num_hidden_layers) + 2; }
@@ -46,14 +47,18 @@ class LlamaSpec final : public ModelSpec {
     return std::make_shared<HeadLayer>(c_.hidden_size, c_.vocab_size, head, layout);
   }
 
-  Shape boundary(int, int64_t rows, int64_t time) const override { return {rows, time, c_.hidden_size}; }
+  Shape boundary(int, int64_t rows, int64_t time) const override {
+    return {rows, time, c_.hidden_size};
+  }
 
   double flops_per_token(int layer, int64_t time) const override {
     const double d = static_cast<double>(c_.hidden_size), K = static_cast<double>(c_.head_dim());
-    const double q = static_cast<double>(c_.num_attention_heads) * K, kv = static_cast<double>(c_.kv_heads()) * K;
+    const double q = static_cast<double>(c_.num_attention_heads) * K,
+                 kv = static_cast<double>(c_.kv_heads()) * K;
     if (layer == 0) return 0;
     if (layer == layer_count() - 1) return 2 * d * static_cast<double>(c_.vocab_size);
-    const double projections = 2 * d * (2 * q + 2 * kv) + 6 * d * static_cast<double>(c_.intermediate_size);
+    const double projections =
+        2 * d * (2 * q + 2 * kv) + 6 * d * static_cast<double>(c_.intermediate_size);
     return projections + 4 * q * static_cast<double>(time);
   }
 
@@ -63,7 +68,8 @@ class LlamaSpec final : public ModelSpec {
   }
 
   bool foreign_ignored(const std::string& name) const override {
-    return ends_with(name, "rotary_emb.inv_freq") || (c_.tie_word_embeddings && name == "lm_head.weight");
+    return ends_with(name, "rotary_emb.inv_freq") ||
+           (c_.tie_word_embeddings && name == "lm_head.weight");
   }
 
   std::string foreign_config() const override {
@@ -108,7 +114,8 @@ class LlamaSpec final : public ModelSpec {
       if (r.mscale) j["mscale"] = *r.mscale;
       if (r.mscale_all_dim) j["mscale_all_dim"] = *r.mscale_all_dim;
     }
-    if (r.original_max_position_embeddings) j["original_max_position_embeddings"] = *r.original_max_position_embeddings;
+    if (r.original_max_position_embeddings)
+      j["original_max_position_embeddings"] = *r.original_max_position_embeddings;
     return j;
   }
 

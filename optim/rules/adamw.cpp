@@ -1,7 +1,7 @@
 #include "optim/rules/adamw.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 
 #include <cmath>
 
@@ -20,9 +20,9 @@ void AdamWConfig::visit(ConfigVisitor& v) {
 namespace adamw_detail {
 
 template <class T>
-__attribute__((optimize("O3"), target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void direction(
-    const T* g, T* m, T* v, T* delta, int64_t n, T beta2, T one_minus_beta1, T one_minus_beta2, T inv_bias1,
-    T inv_root_bias2, T eps) {
+__attribute__((optimize("O3"), target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void
+direction(const T* g, T* m, T* v, T* delta, int64_t n, T beta2, T one_minus_beta1,
+          T one_minus_beta2, T inv_bias1, T inv_root_bias2, T eps) {
   for (int64_t i = 0; i < n; ++i) {
     const T mi = m[i] + one_minus_beta1 * (g[i] - m[i]);
     const T vi = beta2 * v[i] + one_minus_beta2 * g[i] * g[i];
@@ -39,9 +39,10 @@ void run(const AdamWConfig& c, const Tensor& grad, Tensor& m, Tensor& v, Tensor&
   const T* g = grad.const_data_ptr<T>();
   T *mp = m.mutable_data_ptr<T>(), *vp = v.mutable_data_ptr<T>(), *dp = delta.mutable_data_ptr<T>();
   at::parallel_for(0, grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-    direction<T>(g + begin, mp + begin, vp + begin, dp + begin, end - begin, static_cast<T>(c.beta2),
-                 static_cast<T>(1 - c.beta1), static_cast<T>(1 - c.beta2), static_cast<T>(1 / bias1),
-                 static_cast<T>(1 / std::sqrt(bias2)), static_cast<T>(c.eps));
+    direction<T>(g + begin, mp + begin, vp + begin, dp + begin, end - begin,
+                 static_cast<T>(c.beta2), static_cast<T>(1 - c.beta1), static_cast<T>(1 - c.beta2),
+                 static_cast<T>(1 / bias1), static_cast<T>(1 / std::sqrt(bias2)),
+                 static_cast<T>(c.eps));
   });
 }
 
@@ -52,11 +53,12 @@ class AdamW final : public UpdateRule {
   bool accepts(const ParamMeta&) const override { return true; }
   Needs needs(const ParamMeta&) const override { return Needs::Slice; }
   double weight_decay() const override { return c_.weight_decay; }
-  std::vector<StateSlot> state_slots(const ParamMeta&, const Shape& shape, at::ScalarType dtype) const override {
+  std::vector<StateSlot> state_slots(const ParamMeta&, const Shape& shape,
+                                     at::ScalarType dtype) const override {
     return {{"m", shape, dtype}, {"v", shape, dtype}};
   }
-  bool update(const ParamMeta&, const Tensor&, const Tensor& grad, std::span<Tensor> state, const StepInfo& info,
-              Tensor& delta) const override {
+  bool update(const ParamMeta&, const Tensor&, const Tensor& grad, std::span<Tensor> state,
+              const StepInfo& info, Tensor& delta) const override {
     const int64_t t = info.step + 1;
     if (!grad.is_cpu()) {
       composite(grad, state[0], state[1], delta, t);

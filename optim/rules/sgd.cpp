@@ -19,12 +19,13 @@ class Sgd final : public UpdateRule {
   bool accepts(const ParamMeta&) const override { return true; }
   Needs needs(const ParamMeta&) const override { return Needs::Slice; }
   double weight_decay() const override { return c_.weight_decay; }
-  std::vector<StateSlot> state_slots(const ParamMeta&, const Shape& shape, at::ScalarType dtype) const override {
+  std::vector<StateSlot> state_slots(const ParamMeta&, const Shape& shape,
+                                     at::ScalarType dtype) const override {
     if (c_.momentum == 0) return {};
     return {{"momentum", shape, dtype}};
   }
-  bool update(const ParamMeta&, const Tensor&, const Tensor& grad, std::span<Tensor> state, const StepInfo&,
-              Tensor& delta) const override {
+  bool update(const ParamMeta&, const Tensor&, const Tensor& grad, std::span<Tensor> state,
+              const StepInfo&, Tensor& delta) const override {
     if (c_.momentum == 0) {
       delta.copy_(grad);
       return true;
@@ -42,6 +43,8 @@ class Sgd final : public UpdateRule {
 
 }  // namespace sgd_detail
 
-std::unique_ptr<UpdateRule> make_sgd(const SgdConfig& config) { return std::make_unique<sgd_detail::Sgd>(config); }
+std::unique_ptr<UpdateRule> make_sgd(const SgdConfig& config) {
+  return std::make_unique<sgd_detail::Sgd>(config);
+}
 
 }  // namespace strata

@@ -1,6 +1,7 @@
 #pragma once
-// Outstanding operations of one process. Nothing here has a thread: whoever waits for one operation advances all of them,
-// so that waits on different communicators cannot block each other. Private to the MPI backend.
+// Outstanding operations of one process. Nothing here has a thread: whoever waits for one operation
+// advances all of them, so that waits on different communicators cannot block each other. Private
+// to the MPI backend.
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -41,7 +42,8 @@ class MpiTask : public Work::Impl {
   std::exception_ptr failure_;
 };
 
-// Operations of one communicator that must run one after the other. After a failure every later one fails too.
+// Operations of one communicator that must run one after the other. After a failure every later one
+// fails too.
 class MpiQueue {
  public:
   explicit MpiQueue(std::string communicator) : communicator_(std::move(communicator)) {}
@@ -70,10 +72,10 @@ class MpiEngine : public std::enable_shared_from_this<MpiEngine> {
  public:
   explicit MpiEngine(std::chrono::nanoseconds spin) : spin_(spin) {}
 
-  // Starts the task after those before it in the queue; with queue null, at once. Returns an empty Work when it is complete
-  // already.
-  Work submit(std::shared_ptr<MpiTask> task, const std::shared_ptr<MpiQueue>& queue, const std::shared_ptr<OpLog>& log,
-              const CommOperation& operation);
+  // Starts the task after those before it in the queue; with queue null, at once. Returns an empty
+  // Work when it is complete already.
+  Work submit(std::shared_ptr<MpiTask> task, const std::shared_ptr<MpiQueue>& queue,
+              const std::shared_ptr<OpLog>& log, const CommOperation& operation);
 
   // Advances everything once. Throws what a failed operation threw.
   void progress();
@@ -88,7 +90,7 @@ class MpiEngine : public std::enable_shared_from_this<MpiEngine> {
   std::chrono::nanoseconds spin_;
   uint64_t moves_ = 0;
   bool inside_ = false;
-  std::vector<std::shared_ptr<MpiQueue>> queues_;      // those with tasks
+  std::vector<std::shared_ptr<MpiQueue>> queues_;  // those with tasks
   std::vector<std::shared_ptr<MpiTask>> loose_;
 };
 

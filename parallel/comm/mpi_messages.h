@@ -1,5 +1,6 @@
 #pragma once
-// Operations made of MPI messages: exchange, bytes, and the collectives of groups that span nodes. Private to the MPI backend.
+// Operations made of MPI messages: exchange, bytes, and the collectives of groups that span nodes.
+// Private to the MPI backend.
 #include <mpi.h>
 
 #include <memory>
@@ -35,17 +36,21 @@ struct MpiGroup {
   int rank = 0, size = 1;
 };
 
-std::shared_ptr<MpiTask> make_exchange_task(std::shared_ptr<MpiGroup> group, std::vector<Transfer> transfers,
+std::shared_ptr<MpiTask> make_exchange_task(std::shared_ptr<MpiGroup> group,
+                                            std::vector<Transfer> transfers,
                                             CommOperation operation);
-// Collectives over messages: every rank owns a slice, sums it with tree_reduce and sends the result on.
+// Collectives over messages: every rank owns a slice, sums it with tree_reduce and sends the result
+// on.
 std::shared_ptr<MpiTask> make_message_task(std::shared_ptr<MpiGroup> group, SharedCall call);
 // Owns its data, so that it may outlive a caller that gave up waiting.
 class MpiBytesTask : public MpiTask {
  public:
-  std::string bytes;              // sent, or received by broadcast
-  std::vector<std::string> all;   // gathered: one per rank
+  std::string bytes;             // sent, or received by broadcast
+  std::vector<std::string> all;  // gathered: one per rank
 };
-std::shared_ptr<MpiBytesTask> make_broadcast_bytes_task(std::shared_ptr<MpiGroup> group, std::string bytes, int root);
-std::shared_ptr<MpiBytesTask> make_gather_bytes_task(std::shared_ptr<MpiGroup> group, std::string bytes);
+std::shared_ptr<MpiBytesTask> make_broadcast_bytes_task(std::shared_ptr<MpiGroup> group,
+                                                        std::string bytes, int root);
+std::shared_ptr<MpiBytesTask> make_gather_bytes_task(std::shared_ptr<MpiGroup> group,
+                                                     std::string bytes);
 
 }  // namespace strata

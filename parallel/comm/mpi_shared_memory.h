@@ -1,6 +1,6 @@
 #pragma once
-// Memory that the processes of one node map from each other: the arenas of the MPI backend and the buffers handed out by
-// allocate(). Private to the MPI backend.
+// Memory that the processes of one node map from each other: the arenas of the MPI backend and the
+// buffers handed out by allocate(). Private to the MPI backend.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -11,9 +11,10 @@
 
 namespace strata {
 
-// How a process offers memory to others. Anonymous: an unnamed memory file that peers open through /proc; it cannot be
-// left behind and is not limited by the size of /dev/shm. Named: a shm_open object, unlinked as soon as all have mapped it
-// (for processes that do not see each other in /proc). None: neither works here.
+// How a process offers memory to others. Anonymous: an unnamed memory file that peers open through
+// /proc; it cannot be left behind and is not limited by the size of /dev/shm. Named: a shm_open
+// object, unlinked as soon as all have mapped it (for processes that do not see each other in
+// /proc). None: neither works here.
 enum class SharedMemoryKind { Anonymous, Named, None };
 
 class SharedSegment;
@@ -29,17 +30,18 @@ class SegmentRegistry {
   std::map<const char*, const SharedSegment*> by_address_;
 };
 
-// One block of equal size per member, all mapped into this process. The destructor only unmaps: other members may go on
-// using theirs.
+// One block of equal size per member, all mapped into this process. The destructor only unmaps:
+// other members may go on using theirs.
 class SharedSegment {
  public:
   // What one member tells the others; collects every member's text in member order. Collective.
   using Gather = std::function<std::vector<std::string>(const std::string&)>;
 
-  // Collective over the members (job ranks, increasing). Zero filled. Throws OutOfMemoryError on all members alike when one
-  // of them cannot get or map the memory.
+  // Collective over the members (job ranks, increasing). Zero filled. Throws OutOfMemoryError on
+  // all members alike when one of them cannot get or map the memory.
   static std::shared_ptr<SharedSegment> create(SharedMemoryKind kind, size_t bytes, uint64_t id,
-                                               std::vector<int> members, int me, const Gather& gather,
+                                               std::vector<int> members, int me,
+                                               const Gather& gather,
                                                std::shared_ptr<SegmentRegistry> registry);
   ~SharedSegment();
   SharedSegment(const SharedSegment&) = delete;

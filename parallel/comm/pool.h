@@ -1,6 +1,6 @@
 #pragma once
-// One communicator per distinct set of ranks, made once at build time and handed out by reference: a plan of forty
-// layers with three distinct layouts makes communicators for three layouts.
+// One communicator per distinct set of ranks, made once at build time and handed out by reference:
+// a plan of forty layers with three distinct layouts makes communicators for three layouts.
 #include <map>
 #include <memory>
 #include <span>
@@ -18,19 +18,21 @@ class CommPool {
 
   Communicator& job() noexcept { return *job_; }
 
-  // Creates the groups that contain this rank, in increasing order of their rank tuples (so all ranks agree), and checks
-  // each with a one-element all_reduce. Collective over the job; every rank passes the same list. Idempotent.
+  // Creates the groups that contain this rank, in increasing order of their rank tuples (so all
+  // ranks agree), and checks each with a one-element all_reduce. Collective over the job; every
+  // rank passes the same list. Idempotent.
   void create(std::vector<std::vector<int>> groups);
 
-  // The group of these job ranks (increasing). It must have been created, be the whole job, or have one member.
+  // The group of these job ranks (increasing). It must have been created, be the whole job, or have
+  // one member.
   Communicator& group(std::span<const int> ranks);
 
-  std::vector<Communicator*> all();     // job first, then in creation order
+  std::vector<Communicator*> all();  // job first, then in creation order
 
  private:
   std::unique_ptr<Communicator> job_;
   std::map<std::vector<int>, std::unique_ptr<Communicator>> groups_;
-  std::vector<Communicator*> order_;    // of creation
+  std::vector<Communicator*> order_;  // of creation
 };
 
 }  // namespace strata

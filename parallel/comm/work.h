@@ -3,7 +3,8 @@
 
 namespace strata {
 
-// A collective in flight. Holds its tensors until it is done or destroyed. Copyable handle; default: already complete.
+// A collective in flight. Holds its tensors until it is done or destroyed. Copyable handle;
+// default: already complete.
 class [[nodiscard]] Work {
  public:
   class Impl {
@@ -11,7 +12,8 @@ class [[nodiscard]] Work {
     virtual ~Impl() = default;
     virtual void wait() = 0;
     virtual void wait_host() { wait(); }
-    virtual bool poll() = 0;          // advances the operation where the backend has no progress of its own; true: done
+    virtual bool
+    poll() = 0;  // advances the operation where the backend has no progress of its own; true: done
   };
   Work() = default;
   explicit Work(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -1,4 +1,5 @@
-// What this version can run, and what a model's cuts allow. All problems of a plan at once, before anything starts.
+// What this version can run, and what a model's cuts allow. All problems of a plan at once, before
+// anything starts.
 #include <set>
 
 #include "core/error.h"
@@ -9,8 +10,10 @@
 namespace strata {
 namespace check_plan_detail {
 
-// Degrees every cut parameter of the layer can be cut into, up to `most`; `limit` names the parameter that forbids `tp`.
-std::string allowed_degrees(const std::vector<ParamMeta>& metas, int tp, const std::string& layer_name) {
+// Degrees every cut parameter of the layer can be cut into, up to `most`; `limit` names the
+// parameter that forbids `tp`.
+std::string allowed_degrees(const std::vector<ParamMeta>& metas, int tp,
+                            const std::string& layer_name) {
   std::vector<std::string> allowed;
   std::string limit;
   for (const ParamMeta& meta : metas) {
@@ -20,7 +23,8 @@ std::string allowed_degrees(const std::vector<ParamMeta>& metas, int tp, const s
   if (limit.empty()) return {};
   for (int degree = 1; degree <= std::max(2 * tp, 64); ++degree) {
     bool fits = true;
-    for (const ParamMeta& meta : metas) fits = fits && why_not_divisible(meta.shard, meta.logical, degree).empty();
+    for (const ParamMeta& meta : metas)
+      fits = fits && why_not_divisible(meta.shard, meta.logical, degree).empty();
     if (fits) allowed.push_back(cat(degree));
   }
   return cat(join(allowed), " (", limit, ")");
@@ -31,12 +35,15 @@ std::string allowed_degrees(const std::vector<ParamMeta>& metas, int tp, const s
 std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model) {
   using check_plan_detail::allowed_degrees;
   std::vector<std::string> problems;
-  auto add = [&](const std::string& key, const std::string& given, const std::string& allowed, const std::string& hint = {}) {
+  auto add = [&](const std::string& key, const std::string& given, const std::string& allowed,
+                 const std::string& hint = {}) {
     problems.push_back(problem_text(key, given, allowed, hint));
   };
   const int layers = model.layer_count();
-  if (static_cast<int>(plan.layers.size()) != layers || static_cast<int>(plan.stage_of_layer.size()) != layers) {
-    add("plan.layers", cat(plan.layers.size(), " layers"), cat(layers, " (embedding, blocks, head of this model)"));
+  if (static_cast<int>(plan.layers.size()) != layers ||
+      static_cast<int>(plan.stage_of_layer.size()) != layers) {
+    add("plan.layers", cat(plan.layers.size(), " layers"),
+        cat(layers, " (embedding, blocks, head of this model)"));
     return problems;
   }
   if (plan.stages != 1) {
@@ -44,15 +51,17 @@ std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model) {
     return problems;
   }
   if (plan.microbatches < 1 || plan.global_batch % plan.microbatches != 0) {
-    add("plan.microbatches", cat(plan.microbatches), cat("divisors of train.batch = ", plan.global_batch));
+    add("plan.microbatches", cat(plan.microbatches),
+        cat("divisors of train.batch = ", plan.global_batch));
     return problems;
   }
   const ParallelLayout meta_layout = ParallelLayout::serial(at::kMeta);
-  std::set<std::string> reported;       // equal layers give equal problems: say it once
+  std::set<std::string> reported;  // equal layers give equal problems: say it once
   for (int layer = 0; layer < layers; ++layer) {
     const LayerStrategy& s = plan.layers[layer];
     const std::string key = cat("plan.layers[", layer, "]");
-    auto once = [&](const std::string& field, const std::string& given, const std::string& allowed, const std::string& hint = {}) {
+    auto once = [&](const std::string& field, const std::string& given, const std::string& allowed,
+                    const std::string& hint = {}) {
       if (reported.insert(field + given + allowed.substr(0, allowed.find('('))).second) {
         add(cat(key, ".", field), given, allowed, hint);
       }
@@ -62,13 +71,17 @@ std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model) {
            " (different strategies per layer are not part of this version)");
     }
     if (s.tp < 1 || s.dp < 1 || s.dp * s.tp != plan.ranks_per_stage()) {
-      once("dp", cat("dp ", s.dp, " x tp ", s.tp), cat("dp x tp = ", plan.ranks_per_stage(), " (ranks of a stage)"));
+      once("dp", cat("dp ", s.dp, " x tp ", s.tp),
+           cat("dp x tp = ", plan.ranks_per_stage(), " (ranks of a stage)"));
       continue;
     }
-    if (s.zero != 0) once("zero", cat(s.zero), "0", " (sharded optimizer states are not part of this version)");
-    if (s.sequence_parallel) once("sequence_parallel", "true", "false", " (not part of this version)");
+    if (s.zero != 0)
+      once("zero", cat(s.zero), "0", " (sharded optimizer states are not part of this version)");
+    if (s.sequence_parallel)
+      once("sequence_parallel", "true", "false", " (not part of this version)");
     if (plan.rows_per_microbatch() % s.dp != 0) {
-      once("dp", cat(s.dp), cat("divisors of the ", plan.rows_per_microbatch(), " rows of a micro-batch"),
+      once("dp", cat(s.dp),
+           cat("divisors of the ", plan.rows_per_microbatch(), " rows of a micro-batch"),
            " (train.batch / plan.microbatches must be a multiple of dp)");
     }
     if (s.tp > 1) {

@@ -1,7 +1,8 @@
 #pragma once
-// Where parameters lie in a flat gradient buffer (parallel-runtime.md 5.2). One buffer per (layer, dtype, tp-summed or not).
-// Rank k of dp owns the k-th of dp equal parts regardless of parameter borders: it counts those elements in the norm, and
-// with ZeRO updates them. An internal cache: nothing persistent refers to it.
+// Where parameters lie in a flat gradient buffer (parallel-runtime.md 5.2). One buffer per (layer,
+// dtype, tp-summed or not). Rank k of dp owns the k-th of dp equal parts regardless of parameter
+// borders: it counts those elements in the norm, and with ZeRO updates them. An internal cache:
+// nothing persistent refers to it.
 #include <cstdint>
 #include <vector>
 
@@ -10,12 +11,14 @@
 namespace strata {
 
 struct FlatSlot {
-  int64_t begin = 0, elements = 0;       // in the buffer
+  int64_t begin = 0, elements = 0;  // in the buffer
 };
 struct FlatLayout {
-  std::vector<FlatSlot> slots;           // one per parameter, in the order given
-  int64_t size = 0;                      // padded: a multiple of dp * 128
-  Range part(int index, int count) const { return {size / count * index, size / count * (index + 1)}; }
+  std::vector<FlatSlot> slots;  // one per parameter, in the order given
+  int64_t size = 0;             // padded: a multiple of dp * 128
+  Range part(int index, int count) const {
+    return {size / count * index, size / count * (index + 1)};
+  }
 };
 // Parameters start at multiples of 64 elements.
 FlatLayout make_flat_layout(const std::vector<int64_t>& elements, int dp);

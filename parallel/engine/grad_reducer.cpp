@@ -8,7 +8,8 @@
 
 namespace strata {
 
-void GradReducer::add_layer(const ParallelLayout& layout, const std::vector<Parameter*>& parameters) {
+void GradReducer::add_layer(const ParallelLayout& layout,
+                            const std::vector<Parameter*>& parameters) {
   std::vector<Buffer> buffers;
   std::set<int> groups;
   for (Parameter* p : parameters) groups.insert(p->grad_sum_ranks());
@@ -23,11 +24,13 @@ void GradReducer::add_layer(const ParallelLayout& layout, const std::vector<Para
     if (members.empty()) continue;
     Communicator& partial = layout.tp_subgroup(ranks);
     Communicator& home = layout.dp().size() > 1 ? layout.dp() : partial;
-    Buffer buffer{layout, &partial, std::move(members), make_flat_layout(sizes, layout.dp().size()), Tensor()};
+    Buffer buffer{layout, &partial, std::move(members), make_flat_layout(sizes, layout.dp().size()),
+                  Tensor()};
     buffer.data = home.allocate(buffer.flat.size, accumulate_dtype(layout.dtype()));
     for (size_t i = 0; i < buffer.parameters.size(); ++i) {
       Parameter& p = *buffer.parameters[i];
-      p.grad = buffer.data.narrow(0, buffer.flat.slots[i].begin, buffer.flat.slots[i].elements).view(p.value.sizes());
+      p.grad = buffer.data.narrow(0, buffer.flat.slots[i].begin, buffer.flat.slots[i].elements)
+                   .view(p.value.sizes());
     }
     buffers.push_back(std::move(buffer));
   }
@@ -54,7 +57,8 @@ void GradReducer::start(int layer) {
   const auto begin = std::chrono::steady_clock::now();
   for (Buffer& b : layers_.at(layer)) {
     b.partial->all_reduce(b.data, ReduceOp::Sum, b.layout.site(SiteOp::GradTensorSum)).wait();
-    in_flight_.push_back(b.layout.dp().all_reduce(b.data, ReduceOp::Sum, b.layout.site(SiteOp::GradDataSum)));
+    in_flight_.push_back(
+        b.layout.dp().all_reduce(b.data, ReduceOp::Sum, b.layout.site(SiteOp::GradDataSum)));
   }
   for (Work& work : in_flight_) work.poll();
   waited_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

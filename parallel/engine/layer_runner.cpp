@@ -11,7 +11,8 @@ LayerRunner::LayerRunner(std::shared_ptr<Layer> layer, Recompute recompute)
     : layer_(std::move(layer)), recompute_(recompute) {}
 
 Tensor LayerRunner::forward(int64_t microbatch, const Tensor& x, const Batch& batch) {
-  STRATA_CHECK(saved_.count(microbatch) == 0, cat("micro-batch ", microbatch, " is already in flight"));
+  STRATA_CHECK(saved_.count(microbatch) == 0,
+               cat("micro-batch ", microbatch, " is already in flight"));
   Saved saved{x.defined() ? x.detach().requires_grad_() : Tensor(), Tensor(), batch};
   Tensor y;
   if (recompute_ == Recompute::Full) {

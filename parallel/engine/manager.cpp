@@ -18,7 +18,8 @@ namespace manager_detail {
 
 class Manager final : public ParallelManager {
  public:
-  Manager(std::shared_ptr<const ModelSpec> spec, const Plan& plan, CommPool& pool, const ManagerOptions& options)
+  Manager(std::shared_ptr<const ModelSpec> spec, const Plan& plan, CommPool& pool,
+          const ManagerOptions& options)
       : spec_(std::move(spec)), plan_(plan), pool_(pool), options_(options) {
     create_groups();
     build_layers();
@@ -100,8 +101,8 @@ class Manager final : public ParallelManager {
   struct Running {
     ParallelLayout layout;
     LayerRunner runner;
-    std::vector<Parameter*> own;      // first occurrence
-    std::vector<Parameter*> all;      // with tied ones, whose grad points at the owner's
+    std::vector<Parameter*> own;  // first occurrence
+    std::vector<Parameter*> all;  // with tied ones, whose grad points at the owner's
   };
 
   void create_groups() {
@@ -121,7 +122,8 @@ class Manager final : public ParallelManager {
       }
       for (int size : sizes) {
         for (const auto& tp : mesh.all_groups(MeshAxis::Tensor)) {
-          for (size_t at = 0; at < tp.size(); at += size) groups.emplace_back(tp.begin() + at, tp.begin() + at + size);
+          for (size_t at = 0; at < tp.size(); at += size)
+            groups.emplace_back(tp.begin() + at, tp.begin() + at + size);
         }
       }
     }
@@ -140,7 +142,8 @@ class Manager final : public ParallelManager {
       for (int size : replica_sizes_[s.tp]) {
         const auto tp = mesh.group(MeshAxis::Tensor, rank);
         const size_t first = mesh.coordinates(rank).tp / size * size;
-        parts.replica_groups[size] = &pool_.group(std::vector<int>(tp.begin() + first, tp.begin() + first + size));
+        parts.replica_groups[size] =
+            &pool_.group(std::vector<int>(tp.begin() + first, tp.begin() + first + size));
       }
       parts.layer = static_cast<uint16_t>(l);
       parts.device = options_.device;
@@ -157,7 +160,8 @@ class Manager final : public ParallelManager {
         if (owned.in_region && owned.parameter->meta.shard.cut()) region_without_cut = false;
       }
       STRATA_CHECK(!(has_region && region_without_cut),
-                   cat(spec_->layer_name(l), ": a region without cut weights would be counted once per tp rank"));
+                   cat(spec_->layer_name(l),
+                       ": a region without cut weights would be counted once per tp rank"));
       layers_.push_back(std::move(running));
     }
   }
@@ -172,7 +176,8 @@ class Manager final : public ParallelManager {
           parameters_.push_back(p);
           logical_elements_ += p->meta.trainable ? p->meta.elements() : 0;
         } else {
-          STRATA_CHECK(it->second->meta.logical == p->meta.logical && it->second->meta.shard == p->meta.shard,
+          STRATA_CHECK(it->second->meta.logical == p->meta.logical &&
+                           it->second->meta.shard == p->meta.shard,
                        cat(p->meta.name, " is shared by layers that disagree on its shape"));
         }
       }
@@ -209,7 +214,8 @@ class Manager final : public ParallelManager {
     for (Tensor* t : {&out.tokens, &out.labels, &out.positions, &out.segments}) {
       if (t->defined()) *t = t->to(options_.device);
     }
-    if (!out.positions.defined()) out.positions = default_positions(out.rows(), out.length()).to(options_.device);
+    if (!out.positions.defined())
+      out.positions = default_positions(out.rows(), out.length()).to(options_.device);
     out.training = training;
     if (training) out.first_row = rows_needed(microbatch).begin;
     return out;
@@ -217,7 +223,8 @@ class Manager final : public ParallelManager {
 
   void set_scale(std::span<const Batch> microbatches) {
     const int64_t length = microbatches.empty() ? 1 : microbatches[0].length();
-    loss_exponent_ = static_cast<int>(std::lround(std::log2(static_cast<double>(plan_.global_batch * length))));
+    loss_exponent_ =
+        static_cast<int>(std::lround(std::log2(static_cast<double>(plan_.global_batch * length))));
   }
 
   // The loss is identical on all ranks of a tp group: its first rank counts it.
@@ -234,7 +241,8 @@ class Manager final : public ParallelManager {
   CommPool& pool_;
   ManagerOptions options_;
   std::vector<Running> layers_;
-  std::map<int, std::set<int>> replica_sizes_;       // by tp: sizes of groups that hold the same replicated units
+  std::map<int, std::set<int>>
+      replica_sizes_;  // by tp: sizes of groups that hold the same replicated units
   std::map<std::string, Parameter*> by_name_;
   std::vector<Parameter*> parameters_;
   std::vector<OwnedSlice> owned_;
@@ -245,8 +253,9 @@ class Manager final : public ParallelManager {
 
 }  // namespace manager_detail
 
-std::unique_ptr<ParallelManager> ParallelManager::build(std::shared_ptr<const ModelSpec> spec, const Plan& plan,
-                                                        CommPool& pool, const ManagerOptions& options) {
+std::unique_ptr<ParallelManager> ParallelManager::build(std::shared_ptr<const ModelSpec> spec,
+                                                        const Plan& plan, CommPool& pool,
+                                                        const ManagerOptions& options) {
   return std::make_unique<manager_detail::Manager>(std::move(spec), plan, pool, options);
 }
 

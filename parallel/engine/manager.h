@@ -1,6 +1,6 @@
 #pragma once
-// Runs a model under a plan: builds this rank's layers, attaches storage, runs forward and backward over micro-batches,
-// reduces gradients. The optimizer and the trainer see only this.
+// Runs a model under a plan: builds this rank's layers, attaches storage, runs forward and backward
+// over micro-batches, reduces gradients. The optimizer and the trainer see only this.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,16 +17,16 @@
 namespace strata {
 
 struct StepLoss {
-  double loss_sum = 0;          // natural logarithm, this rank's share: sum over the job gives the step's
-  int64_t counted = 0;          // labels that carry loss, this rank's share
-  int64_t correct = 0;          // arg-max predictions that were right; forward_only, this rank's share
+  double loss_sum = 0;  // natural logarithm, this rank's share: sum over the job gives the step's
+  int64_t counted = 0;  // labels that carry loss, this rank's share
+  int64_t correct = 0;  // arg-max predictions that were right; forward_only, this rank's share
 };
 
 // A slice of one parameter that this rank updates, and what of it this rank counts in the norm.
 struct OwnedSlice {
   Parameter* parameter = nullptr;
-  Range update;                 // of the local part's flat elements
-  Range norm;                   // within the local part; each logical element is in exactly one rank's norm range
+  Range update;  // of the local part's flat elements
+  Range norm;    // within the local part; each logical element is in exactly one rank's norm range
 };
 
 struct ManagerOptions {
@@ -39,7 +39,8 @@ struct ManagerOptions {
 class ParallelManager {
  public:
   // Collective over pool.job(). The plan must have passed check_plan.
-  static std::unique_ptr<ParallelManager> build(std::shared_ptr<const ModelSpec> spec, const Plan& plan, CommPool& pool,
+  static std::unique_ptr<ParallelManager> build(std::shared_ptr<const ModelSpec> spec,
+                                                const Plan& plan, CommPool& pool,
                                                 const ManagerOptions& options);
   virtual ~ParallelManager() = default;
 
@@ -53,24 +54,27 @@ class ParallelManager {
   // Collective. Fills every parameter from a source.
   virtual void load_weights(const WeightSource& source) = 0;
 
-  // Collective. One Batch per micro-batch, holding rows_needed(m). Gradients of every parameter are complete (summed over
-  // tp, micro-batches and dp) when this returns, multiplied by 2^-loss_exponent.
+  // Collective. One Batch per micro-batch, holding rows_needed(m). Gradients of every parameter are
+  // complete (summed over tp, micro-batches and dp) when this returns, multiplied by
+  // 2^-loss_exponent.
   virtual StepLoss forward_backward(std::span<const Batch> microbatches) = 0;
   virtual StepLoss forward_only(std::span<const Batch> microbatches) = 0;
-  // Collective. [B, T, V] for rows given whole to every rank (every rank passes the same rows), no gradient.
+  // Collective. [B, T, V] for rows given whole to every rank (every rank passes the same rows), no
+  // gradient.
   virtual Tensor logits(const Batch& batch) = 0;
 
   // k of the scale 2^-k put on the loss: round(log2(tokens per step)).
   virtual int loss_exponent() const = 0;
 
-  virtual std::span<Parameter* const> parameters() = 0;         // of this rank, shared ones once, in layer order
+  virtual std::span<Parameter* const>
+  parameters() = 0;  // of this rank, shared ones once, in layer order
   virtual std::span<const OwnedSlice> owned_slices() const = 0;
-  virtual int64_t logical_elements() const = 0;                 // of the whole model, for the audit
+  virtual int64_t logical_elements() const = 0;  // of the whole model, for the audit
   // Seconds spent waiting for gradient reductions in the last forward_backward.
   virtual double exposed_reduction_s() const = 0;
 
-  virtual void weights_changed() = 0;                           // Collective; after an optimizer step or load
-  virtual int64_t buffer_bytes() const = 0;                     // gradient buffers
+  virtual void weights_changed() = 0;        // Collective; after an optimizer step or load
+  virtual int64_t buffer_bytes() const = 0;  // gradient buffers
 };
 
 }  // namespace strata

@@ -25,40 +25,47 @@ class InitialWeights final : public WeightSource {
 };
 
 Tensor narrow_to(Tensor t, const Box& box) {
-  for (size_t d = 0; d < box.extent.size(); ++d) t = t.narrow(static_cast<int64_t>(d), box.offset[d], box.extent[d]);
+  for (size_t d = 0; d < box.extent.size(); ++d)
+    t = t.narrow(static_cast<int64_t>(d), box.offset[d], box.extent[d]);
   return t;
 }
 
 class SafetensorsWeights final : public WeightSource {
  public:
-  SafetensorsWeights(const std::string& path, const ModelSpec& spec) : path_(path), reader_(path), spec_(spec) {
+  SafetensorsWeights(const std::string& path, const ModelSpec& spec)
+      : path_(path), reader_(path), spec_(spec) {
     std::vector<std::string> problems;
     std::set<std::string> wanted;
     for (const ParamMeta& meta : parameter_metas(spec)) {
       const ForeignTensor foreign = spec.foreign(meta.name);
       wanted.insert(foreign.name);
       if (!reader_.contains(foreign.name)) {
-        problems.push_back(cat("missing     ", foreign.name, did_you_mean(foreign.name, reader_.names())));
+        problems.push_back(
+            cat("missing     ", foreign.name, did_you_mean(foreign.name, reader_.names())));
         continue;
       }
       Shape shape = reader_.entry(foreign.name).shape;
       if (foreign.transposed) std::swap(shape.at(0), shape.at(1));
       if (shape != meta.logical) {
-        problems.push_back(cat("shape       ", foreign.name, ": file has ", shape_text(reader_.entry(foreign.name).shape),
-                               ", model wants ", shape_text(meta.logical), foreign.transposed ? " transposed" : ""));
+        problems.push_back(cat("shape       ", foreign.name, ": file has ",
+                               shape_text(reader_.entry(foreign.name).shape), ", model wants ",
+                               shape_text(meta.logical), foreign.transposed ? " transposed" : ""));
       }
     }
     for (const std::string& name : reader_.names()) {
-      if (wanted.count(name) == 0 && !spec.foreign_ignored(name)) problems.push_back(cat("unexpected  ", name));
+      if (wanted.count(name) == 0 && !spec.foreign_ignored(name))
+        problems.push_back(cat("unexpected  ", name));
     }
     if (!problems.empty()) {
-      throw CheckpointError(cat(path, " does not fit this ", spec.family(), " model:\n  ", join(problems, "\n  ")));
+      throw CheckpointError(
+          cat(path, " does not fit this ", spec.family(), " model:\n  ", join(problems, "\n  ")));
     }
   }
 
   Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const override {
     const ForeignTensor foreign = spec_.foreign(parameter.meta.name);
-    if (foreign.transposed) return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
+    if (foreign.transposed)
+      return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
     if (box.offset.empty()) return reader_.read(foreign.name).to(dtype);
     Tensor rows = reader_.read_rows(foreign.name, box.offset[0], box.offset[0] + box.extent[0]);
     Box inner = box;
@@ -75,7 +82,8 @@ class SafetensorsWeights final : public WeightSource {
 
 class CheckpointWeights final : public WeightSource {
  public:
-  explicit CheckpointWeights(std::shared_ptr<const CheckpointReader> reader) : reader_(std::move(reader)) {}
+  explicit CheckpointWeights(std::shared_ptr<const CheckpointReader> reader)
+      : reader_(std::move(reader)) {}
   Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const override {
     return reader_->read(cat("/model/", parameter.meta.name), box).to(dtype);
   }
@@ -90,15 +98,18 @@ class CheckpointWeights final : public WeightSource {
 std::unique_ptr<WeightSource> make_initial_weights(uint64_t seed) {
   return std::make_unique<weight_source_detail::InitialWeights>(seed);
 }
-std::unique_ptr<WeightSource> make_safetensors_weights(const std::string& path, const ModelSpec& spec) {
+std::unique_ptr<WeightSource> make_safetensors_weights(const std::string& path,
+                                                       const ModelSpec& spec) {
   return std::make_unique<weight_source_detail::SafetensorsWeights>(path, spec);
 }
-std::unique_ptr<WeightSource> make_checkpoint_weights(std::shared_ptr<const CheckpointReader> reader) {
+std::unique_ptr<WeightSource> make_checkpoint_weights(
+    std::shared_ptr<const CheckpointReader> reader) {
   return std::make_unique<weight_source_detail::CheckpointWeights>(std::move(reader));
 }
 
 Tensor read_local(const WeightSource& source, const Parameter& parameter, at::ScalarType dtype) {
-  const Shape shape = local_shape(parameter.meta.shard, parameter.meta.logical, parameter.tp_index, parameter.tp_size);
+  const Shape shape = local_shape(parameter.meta.shard, parameter.meta.logical, parameter.tp_index,
+                                  parameter.tp_size);
   Tensor out = at::empty(shape, at::TensorOptions().dtype(dtype));
   for (const LocalBox& box : parameter.boxes()) {
     Tensor part = out;

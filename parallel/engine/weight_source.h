@@ -1,6 +1,6 @@
 #pragma once
-// Where weights come from: the initialisation, a safetensors folder, a checkpoint. Reads logical boxes, so any layout
-// can ask for exactly its part, in fp32 or fp64 for masters.
+// Where weights come from: the initialisation, a safetensors folder, a checkpoint. Reads logical
+// boxes, so any layout can ask for exactly its part, in fp32 or fp64 for masters.
 #include <memory>
 #include <string>
 
@@ -16,16 +16,18 @@ class WeightSource {
   virtual ~WeightSource() = default;
   // Elements of `box` as a CPU tensor of that extent in `dtype`.
   virtual Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const = 0;
-  virtual std::string description() const = 0;     // for messages: "initial values of seed 7"
+  virtual std::string description() const = 0;  // for messages: "initial values of seed 7"
 };
 
 std::unique_ptr<WeightSource> make_initial_weights(uint64_t seed);
-// The family's own files (spec.foreign). Throws CheckpointError with one table of everything missing, unexpected or of
-// another shape.
-std::unique_ptr<WeightSource> make_safetensors_weights(const std::string& path, const ModelSpec& spec);
+// The family's own files (spec.foreign). Throws CheckpointError with one table of everything
+// missing, unexpected or of another shape.
+std::unique_ptr<WeightSource> make_safetensors_weights(const std::string& path,
+                                                       const ModelSpec& spec);
 
 // A checkpoint of Strata: /model/<name>.
-std::unique_ptr<WeightSource> make_checkpoint_weights(std::shared_ptr<const CheckpointReader> reader);
+std::unique_ptr<WeightSource> make_checkpoint_weights(
+    std::shared_ptr<const CheckpointReader> reader);
 
 // This rank's whole part of a parameter.
 Tensor read_local(const WeightSource& source, const Parameter& parameter, at::ScalarType dtype);

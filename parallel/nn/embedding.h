@@ -1,14 +1,14 @@
 #pragma once
-// The first layer: token rows of a vocabulary-cut table, summed over tp (one non-zero term, hence exact), plus learned
-// positions and dropout where a family has them.
+// The first layer: token rows of a vocabulary-cut table, summed over tp (one non-zero term, hence
+// exact), plus learned positions and dropout where a family has them.
 #include "parallel/nn/module.h"
 
 namespace strata {
 
 struct EmbeddingOptions {
-  std::string weight_name = "weight";          // relative to the layer
+  std::string weight_name = "weight";  // relative to the layer
   double init_std = 0.02;
-  int64_t positions = 0;                       // > 0: learned position table of this many rows
+  int64_t positions = 0;  // > 0: learned position table of this many rows
   std::string position_name;
   double position_init_std = 0.02;
   double dropout = 0;
@@ -16,8 +16,9 @@ struct EmbeddingOptions {
 
 class EmbeddingLayer final : public Layer {
  public:
-  EmbeddingLayer(int64_t vocabulary, int64_t width, EmbeddingOptions options, const ParallelLayout& layout);
-  Tensor forward(const Tensor& x, const Batch& batch) override;   // [B, T, D] in the compute dtype
+  EmbeddingLayer(int64_t vocabulary, int64_t width, EmbeddingOptions options,
+                 const ParallelLayout& layout);
+  Tensor forward(const Tensor& x, const Batch& batch) override;  // [B, T, D] in the compute dtype
 
  private:
   int64_t vocabulary_, width_;

@@ -26,13 +26,15 @@ using torch::autograd::variable_list;
 
 // What one evaluation of the loss needs besides tensors.
 struct Setting : torch::CustomClassHolder {
-  Setting(const ParallelLayout& l, const HeadOptions& o, int64_t v) : layout(l), options(o), vocabulary(v) {
-    columns = owned_ranges(split_vocabulary(l.vocabulary_unit()), {v, 1}, l.tp_index(), l.tp_size())[0];
+  Setting(const ParallelLayout& l, const HeadOptions& o, int64_t v)
+      : layout(l), options(o), vocabulary(v) {
+    columns =
+        owned_ranges(split_vocabulary(l.vocabulary_unit()), {v, 1}, l.tp_index(), l.tp_size())[0];
   }
   ParallelLayout layout;
   HeadOptions options;
   int64_t vocabulary;
-  Range columns;      // of the vocabulary, held here
+  Range columns;  // of the vocabulary, held here
 };
 
 // Row maxima and sums over the whole vocabulary of a chunk's logits.
@@ -43,13 +45,15 @@ ChunkSums reduce_chunk(const Tensor& logits, const Tensor& targets, const Settin
   ChunkSums out;
   out.max_N = ops::row_max(logits);
   s.layout.tp().all_reduce(out.max_N, ReduceOp::Max, s.layout.site(SiteOp::LossMax)).wait();
-  out.sums_3N = ops::exp_sums(logits, out.max_N, targets, s.columns.begin, s.options.loss.label_smoothing > 0);
+  out.sums_3N = ops::exp_sums(logits, out.max_N, targets, s.columns.begin,
+                              s.options.loss.label_smoothing > 0);
   s.layout.tp().all_reduce(out.sums_3N, ReduceOp::Sum, s.layout.site(SiteOp::LossSums)).wait();
   return out;
 }
 
 // Counted labels whose arg-max prediction is right. The smallest index wins ties, in every layout.
-Tensor correct_predictions(const Tensor& logits, const ChunkSums& sums, const Tensor& targets, const Setting& s) {
+Tensor correct_predictions(const Tensor& logits, const ChunkSums& sums, const Tensor& targets,
+                           const Setting& s) {
   const int64_t none = s.vocabulary;
   Tensor best = at::full({logits.size(0)}, none, targets.options());
   if (logits.size(1) > 0) {
@@ -61,16 +65,18 @@ Tensor correct_predictions(const Tensor& logits, const ChunkSums& sums, const Te
   return at::logical_and(best.eq(targets), targets.ne(kIgnoreLabel)).sum();
 }
 
-// x [N, D], weight [V here, D] -> [2]. The gradient for an upstream factor of 1 is formed chunk by chunk while the chunk's
-// logits are in memory; backward only scales it.
+// x [N, D], weight [V here, D] -> [2]. The gradient for an upstream factor of 1 is formed chunk by
+// chunk while the chunk's logits are in memory; backward only scales it.
 struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Tensor& targets,
-                        const c10::intrusive_ptr<Setting>& setting, bool need_gradient) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
+                        const Tensor& targets, const c10::intrusive_ptr<Setting>& setting,
+                        bool need_gradient) {
     const Setting& s = *setting;
     const at::ScalarType wide = accumulate_dtype(x.scalar_type());
     const Tensor w = weight.to(x.scalar_type());
     const int64_t tokens = x.size(0), chunk = std::max<int64_t>(1, s.options.chunk_tokens);
-    Tensor loss = at::zeros({}, x.options().dtype(wide)), correct = at::zeros({}, x.options().dtype(wide));
+    Tensor loss = at::zeros({}, x.options().dtype(wide)),
+           correct = at::zeros({}, x.options().dtype(wide));
     Tensor dx, dw;
     if (need_gradient) {
       dx = at::empty_like(x);
@@ -83,7 +89,8 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
       ChunkSums sums = reduce_chunk(logits, t_c, s);
       loss += ops::token_losses(sums.sums_3N, sums.max_N, t_c, s.vocabulary, s.options.loss).sum();
       if (need_gradient) {
-        ops::cross_entropy_backward_(logits, sums.sums_3N, sums.max_N, t_c, s.columns.begin, s.vocabulary, s.options.loss);
+        ops::cross_entropy_backward_(logits, sums.sums_3N, sums.max_N, t_c, s.columns.begin,
+                                     s.vocabulary, s.options.loss);
         dx.narrow(0, begin, n).copy_(at::mm(logits, w));
         if (wide == x.scalar_type()) {
           dw.addmm_(logits.t(), x_c);
@@ -101,26 +108,33 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
     const Tensor scale = grads[0].select(0, 0);
-    return {saved[0] * scale.to(saved[0].scalar_type()), saved[1] * scale.to(saved[1].scalar_type()), Tensor(), Tensor(),
-            Tensor()};
+    return {saved[0] * scale.to(saved[0].scalar_type()),
+            saved[1] * scale.to(saved[1].scalar_type()), Tensor(), Tensor(), Tensor()};
   }
 };
 
 }  // namespace head_detail
 
-HeadLayer::HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options, const ParallelLayout& layout)
+HeadLayer::HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options,
+                     const ParallelLayout& layout)
     : Layer(layout), vocabulary_(vocabulary), options_(std::move(options)) {
-  if (options_.norm == HeadOptions::Norm::Rms) rms_ = rms_norm(options_.norm_name, width, options_.norm_eps);
-  if (options_.norm == HeadOptions::Norm::Layer) layer_ = layer_norm(options_.norm_name, width, options_.norm_eps);
-  weight_ = param(options_.weight_name, {vocabulary, width}, split_vocabulary(layout.vocabulary_unit()),
-                  Init::normal(options_.init_std), {.kind = options_.tied ? ParamKind::Embedding : ParamKind::Head});
+  if (options_.norm == HeadOptions::Norm::Rms)
+    rms_ = rms_norm(options_.norm_name, width, options_.norm_eps);
+  if (options_.norm == HeadOptions::Norm::Layer)
+    layer_ = layer_norm(options_.norm_name, width, options_.norm_eps);
+  weight_ = param(options_.weight_name, {vocabulary, width},
+                  split_vocabulary(layout.vocabulary_unit()), Init::normal(options_.init_std),
+                  {.kind = options_.tied ? ParamKind::Embedding : ParamKind::Head});
 }
 
 Tensor HeadLayer::normalise(const Tensor& x) const {
   switch (options_.norm) {
-    case HeadOptions::Norm::Rms: return rms_(x);
-    case HeadOptions::Norm::Layer: return layer_(x);
-    case HeadOptions::Norm::None: break;
+    case HeadOptions::Norm::Rms:
+      return rms_(x);
+    case HeadOptions::Norm::Layer:
+      return layer_(x);
+    case HeadOptions::Norm::None:
+      break;
   }
   return x;
 }
@@ -128,10 +142,11 @@ Tensor HeadLayer::normalise(const Tensor& x) const {
 Tensor HeadLayer::forward(const Tensor& x, const Batch& batch) {
   STRATA_CHECK(batch.labels.defined(), "the head needs labels");
   const Tensor entered = region_enter(normalise(x), layout());
-  const bool need_gradient = at::GradMode::is_enabled() && (entered.requires_grad() || weight_.requires_grad());
-  return head_detail::ChunkedLoss::apply(entered.reshape({-1, entered.size(-1)}), weight_, batch.labels.reshape({-1}),
-                                         c10::make_intrusive<head_detail::Setting>(layout(), options_, vocabulary_),
-                                         need_gradient);
+  const bool need_gradient =
+      at::GradMode::is_enabled() && (entered.requires_grad() || weight_.requires_grad());
+  return head_detail::ChunkedLoss::apply(
+      entered.reshape({-1, entered.size(-1)}), weight_, batch.labels.reshape({-1}),
+      c10::make_intrusive<head_detail::Setting>(layout(), options_, vocabulary_), need_gradient);
 }
 
 Tensor HeadLayer::logits(const Tensor& x) {
@@ -152,7 +167,8 @@ Tensor HeadLayer::logits(const Tensor& x) {
   layout().tp().all_gather(out, in, layout().site(SiteOp::Logits)).wait();
   std::vector<Tensor> parts;
   for (int r = 0; r < count; ++r) {
-    parts.push_back(out.narrow(0, r * block, owned_ranges(spec, {vocabulary_, 1}, r, count)[0].size()));
+    parts.push_back(
+        out.narrow(0, r * block, owned_ranges(spec, {vocabulary_, 1}, r, count)[0].size()));
   }
   Shape shape = h.sizes().vec();
   shape.back() = vocabulary_;

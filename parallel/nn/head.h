@@ -1,6 +1,7 @@
 #pragma once
-// The last layer: final norm, vocabulary-cut projection, cross entropy. Logits of a chunk of tokens at a time are held,
-// never [tokens, vocabulary]; the gradient is formed in the forward pass and scaled in the backward.
+// The last layer: final norm, vocabulary-cut projection, cross entropy. Logits of a chunk of tokens
+// at a time are held, never [tokens, vocabulary]; the gradient is formed in the forward pass and
+// scaled in the backward.
 #include "core/ops/cross_entropy.h"
 #include "parallel/nn/module.h"
 
@@ -21,7 +22,7 @@ struct HeadOptions {
 class HeadLayer final : public Layer {
  public:
   HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options, const ParallelLayout& layout);
-  Tensor forward(const Tensor& x, const Batch& batch) override;   // [2]: loss sum, correct
+  Tensor forward(const Tensor& x, const Batch& batch) override;  // [2]: loss sum, correct
   Tensor logits(const Tensor& x) override;
 
  private:

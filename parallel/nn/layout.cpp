@@ -15,7 +15,8 @@ Communicator& ParallelLayout::tp_subgroup(int ranks) const {
   if (ranks == 1) return *self_;
   if (ranks == tp_size()) return tp();
   const auto it = parts_.replica_groups.find(ranks);
-  STRATA_CHECK(it != parts_.replica_groups.end(), cat("no group of ", ranks, " replicas inside ", tp().name()));
+  STRATA_CHECK(it != parts_.replica_groups.end(),
+               cat("no group of ", ranks, " replicas inside ", tp().name()));
   return *it->second;
 }
 

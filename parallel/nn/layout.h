@@ -1,6 +1,6 @@
 #pragma once
-// The plan's answer for one layer on one rank: communicators and a few numbers, handed to the layer's constructor.
-// A cheap value; nothing is global.
+// The plan's answer for one layer on one rank: communicators and a few numbers, handed to the
+// layer's constructor. A cheap value; nothing is global.
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -15,24 +15,27 @@ class ParallelLayout {
  public:
   struct Parts {
     LayerStrategy strategy;
-    Communicator* tp = nullptr;      // nullptr: a group of one
+    Communicator* tp = nullptr;  // nullptr: a group of one
     Communicator* dp = nullptr;
-    // Consecutive ranks of the tp group that hold the same replicated units, by their number (1 < n < tp).
+    // Consecutive ranks of the tp group that hold the same replicated units, by their number (1 < n
+    // < tp).
     std::map<int, Communicator*> replica_groups;
-    uint16_t layer = 0;              // for Site
+    uint16_t layer = 0;  // for Site
     at::Device device = at::kCPU;
     at::ScalarType dtype = at::kFloat;
     uint64_t seed = 0;
-    int64_t vocabulary_unit = 128;   // granularity of the vocabulary cut
+    int64_t vocabulary_unit = 128;  // granularity of the vocabulary cut
   };
   explicit ParallelLayout(const Parts& parts);
   // One process. device = at::kMeta builds a model without storage (plan checks, parameter counts).
-  static ParallelLayout serial(at::Device device = at::kCPU, at::ScalarType dtype = at::kFloat, uint64_t seed = 0);
+  static ParallelLayout serial(at::Device device = at::kCPU, at::ScalarType dtype = at::kFloat,
+                               uint64_t seed = 0);
 
   const LayerStrategy& strategy() const noexcept { return parts_.strategy; }
   Communicator& tp() const noexcept { return *parts_.tp; }
   Communicator& dp() const noexcept { return *parts_.dp; }
-  // The `ranks` consecutive members of the tp group that this rank belongs to: 1, tp, or a number of replicas in use.
+  // The `ranks` consecutive members of the tp group that this rank belongs to: 1, tp, or a number
+  // of replicas in use.
   Communicator& tp_subgroup(int ranks) const;
   int tp_index() const noexcept { return parts_.tp->rank(); }
   int tp_size() const noexcept { return parts_.tp->size(); }
@@ -44,7 +47,7 @@ class ParallelLayout {
 
  private:
   Parts parts_;
-  std::shared_ptr<Communicator> self_;   // stands in for missing groups
+  std::shared_ptr<Communicator> self_;  // stands in for missing groups
 };
 
 }  // namespace strata

@@ -1,5 +1,6 @@
 #pragma once
-// What a model folder exports: its layers, their names and costs, and how its weights are called elsewhere.
+// What a model folder exports: its layers, their names and costs, and how its weights are called
+// elsewhere.
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,37 +16,38 @@ class ConfigVisitor;
 // One storage used by several layers: tied embeddings.
 struct SharedParameter {
   std::string name;
-  std::vector<int> layers;          // the first is the owner for norm, checkpoint and count
+  std::vector<int> layers;  // the first is the owner for norm, checkpoint and count
 };
 
 // A tensor of the family's own ecosystem.
 struct ForeignTensor {
   std::string name;
-  bool transposed = false;          // stored [in, out]
+  bool transposed = false;  // stored [in, out]
 };
 
 class ModelSpec {
  public:
   virtual ~ModelSpec() = default;
   virtual std::string family() const = 0;
-  virtual int layer_count() const = 0;                                        // embedding, blocks, head
-  virtual std::string layer_name(int layer) const = 0;                        // "model.layers.3"
+  virtual int layer_count() const = 0;                  // embedding, blocks, head
+  virtual std::string layer_name(int layer) const = 0;  // "model.layers.3"
   // Prefix of the layer's parameter names; default layer_name + ".".
   virtual std::string parameter_prefix(int layer) const { return layer_name(layer) + "."; }
-  virtual std::string cost_class(int layer) const = 0;                        // equal text, equal cost
+  virtual std::string cost_class(int layer) const = 0;  // equal text, equal cost
   virtual std::shared_ptr<Layer> make_layer(int layer, const ParallelLayout& layout) const = 0;
   // Shape of the activation a layer hands on, for `rows` logical rows of `time` tokens.
   virtual Shape boundary(int layer, int64_t rows, int64_t time) const = 0;
   // Matrix-multiply FLOPs of one forward pass per token, attention counted over the full context.
   virtual double flops_per_token(int layer, int64_t time) const = 0;
   virtual int64_t vocabulary() const = 0;
-  virtual int64_t max_positions() const { return 0; }                         // 0: unlimited
+  virtual int64_t max_positions() const { return 0; }  // 0: unlimited
   virtual bool causal() const { return true; }
   virtual std::vector<SharedParameter> shared_parameters() const { return {}; }
 
   // Name and form of a parameter in the family's files; default: the same.
   virtual ForeignTensor foreign(const std::string& parameter) const { return {parameter, false}; }
-  // Tensors of foreign files that are no parameters (buffers such as rotary_emb.inv_freq, attn.bias, a tied lm_head).
+  // Tensors of foreign files that are no parameters (buffers such as rotary_emb.inv_freq,
+  // attn.bias, a tied lm_head).
   virtual bool foreign_ignored(const std::string& name) const { return false; }
   // The family's config.json for this model.
   virtual std::string foreign_config() const = 0;

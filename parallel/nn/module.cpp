@@ -12,11 +12,14 @@ namespace strata {
 
 Tensor Linear::operator()(const Tensor& x) const { return ops::linear(x, weight_, bias_); }
 Tensor RmsNorm::operator()(const Tensor& x) const { return ops::rms_norm(x, weight_, eps_); }
-Tensor LayerNorm::operator()(const Tensor& x) const { return ops::layer_norm(x, weight_, bias_, eps_); }
+Tensor LayerNorm::operator()(const Tensor& x) const {
+  return ops::layer_norm(x, weight_, bias_, eps_);
+}
 
 Module::Module(const ParallelLayout& layout) : layout_(layout) {}
 
-Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, Init init, ParamOptions options) {
+Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, Init init,
+                     ParamOptions options) {
   auto p = std::make_unique<Parameter>();
   p->meta.name = name;
   p->meta.logical = std::move(logical);
@@ -39,11 +42,13 @@ Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, In
   return handle;
 }
 
-Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard, LinearOptions options) {
+Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard,
+                      LinearOptions options) {
   const bool row_cut = shard.cut() && shard.dim == 1;
   ShardSpec bias_shard = row_cut ? replicated() : shard;
-  Tensor weight = param(name + ".weight", {out, in}, std::move(shard), Init::normal(options.init_std),
-                        {.kind = options.kind, .view = options.view});
+  Tensor weight =
+      param(name + ".weight", {out, in}, std::move(shard), Init::normal(options.init_std),
+            {.kind = options.kind, .view = options.view});
   Tensor bias;
   if (options.bias) {
     bias = param(name + ".bias", {out}, std::move(bias_shard), options.bias_init,
@@ -58,16 +63,21 @@ Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpe
 }
 
 RmsNorm Module::rms_norm(const std::string& name, int64_t width, double eps) {
-  return RmsNorm(param(name + ".weight", {width}, replicated(), Init::ones(), {.fp32 = true, .weight_decay = false}), eps);
+  return RmsNorm(param(name + ".weight", {width}, replicated(), Init::ones(),
+                       {.fp32 = true, .weight_decay = false}),
+                 eps);
 }
 
 LayerNorm Module::layer_norm(const std::string& name, int64_t width, double eps) {
-  Tensor weight = param(name + ".weight", {width}, replicated(), Init::ones(), {.fp32 = true, .weight_decay = false});
-  Tensor bias = param(name + ".bias", {width}, replicated(), Init::zeros(), {.fp32 = true, .weight_decay = false});
+  Tensor weight = param(name + ".weight", {width}, replicated(), Init::ones(),
+                        {.fp32 = true, .weight_decay = false});
+  Tensor bias = param(name + ".bias", {width}, replicated(), Init::zeros(),
+                      {.fp32 = true, .weight_decay = false});
   return LayerNorm(std::move(weight), std::move(bias), eps);
 }
 
-Tensor Module::dropout(const std::string& site, const Tensor& x_BTD, double prob, const Batch& batch) const {
+Tensor Module::dropout(const std::string& site, const Tensor& x_BTD, double prob,
+                       const Batch& batch) const {
   if (prob <= 0 || !batch.training) return x_BTD;
   return ops::dropout(x_BTD, prob,
                       {.seed = layout_.seed(),
@@ -96,7 +106,8 @@ void Module::collect_into(std::vector<Owned>& out, const std::string& prefix, bo
   for (auto& [name, child] : children_) {
     child->collect_into(out, cat(prefix, name, "."), in_region);
     if (!child->is_region() && is_region()) {
-      exit_biases_.insert(exit_biases_.end(), child->exit_biases_.begin(), child->exit_biases_.end());
+      exit_biases_.insert(exit_biases_.end(), child->exit_biases_.begin(),
+                          child->exit_biases_.end());
     }
   }
 }

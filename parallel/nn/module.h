@@ -1,17 +1,20 @@
 #pragma once
-// What models are written in. A module declares parameters by logical size and cut; forward is serial-looking code.
+// What models are written in. A module declares parameters by logical size and cut; forward is
+// serial-looking code.
 //
 //   Module   named parameters and children
 //   Layer    what the planner plans and the engine runs: forward(x, batch)
-//   Region   from a whole residual-stream input to ONE partial sum; its operator() adds the collectives
+//   Region   from a whole residual-stream input to ONE partial sum; its operator() adds the
+//   collectives
 //
-// Boundary rule (Region::operator()):            enter fwd    enter bwd          exit fwd        exit bwd
-//   tp = 1                                       nothing      nothing            nothing         nothing
-//   tp > 1                                       identity     all_reduce(dx)     all_reduce(y)   identity
-//   tp > 1, sequence_parallel                    all_gather   reduce_scatter     reduce_scatter  all_gather   (time)
-// Gradient rule: sum_grad_over_tp = trainable && !cut && tp > 1 && (sequence_parallel || (inside a Region && not added
-// after its exit)). Both are applied by the library; authors set neither. A bias on a split_in linear is added once,
-// after the exit, by the Region.
+// Boundary rule (Region::operator()):            enter fwd    enter bwd          exit fwd exit bwd
+//   tp = 1                                       nothing      nothing            nothing nothing tp
+//   > 1                                       identity     all_reduce(dx)     all_reduce(y)
+//   identity tp > 1, sequence_parallel                    all_gather   reduce_scatter
+//   reduce_scatter  all_gather   (time)
+// Gradient rule: sum_grad_over_tp = trainable && !cut && tp > 1 && (sequence_parallel || (inside a
+// Region && not added after its exit)). Both are applied by the library; authors set neither. A
+// bias on a split_in linear is added once, after the exit, by the Region.
 #include <memory>
 #include <string>
 #include <utility>
@@ -51,7 +54,7 @@ class Linear {
   const Tensor& weight() const { return weight_; }
 
  private:
-  Tensor weight_, bias_;       // bias undefined: none, or added after the region's exit
+  Tensor weight_, bias_;  // bias undefined: none, or added after the region's exit
 };
 
 // Normalisations over the whole (uncut) last dimension.
@@ -68,7 +71,8 @@ class RmsNorm {
 class LayerNorm {
  public:
   LayerNorm() = default;
-  LayerNorm(Tensor weight, Tensor bias, double eps) : weight_(std::move(weight)), bias_(std::move(bias)), eps_(eps) {}
+  LayerNorm(Tensor weight, Tensor bias, double eps)
+      : weight_(std::move(weight)), bias_(std::move(bias)), eps_(eps) {}
   Tensor operator()(const Tensor& x) const;
 
  private:
@@ -86,17 +90,19 @@ class Module {
 
   struct Owned {
     Parameter* parameter;
-    bool in_region;              // below a Region
-    bool after_exit;             // a bias that the Region adds after its exit
+    bool in_region;   // below a Region
+    bool after_exit;  // a bias that the Region adds after its exit
   };
-  // All parameters below this module in declaration order; names get `prefix`. Called once by the engine.
+  // All parameters below this module in declaration order; names get `prefix`. Called once by the
+  // engine.
   std::vector<Owned> collect(const std::string& prefix);
 
  protected:
   explicit Module(const ParallelLayout& layout);
 
   // Declares a parameter; the returned handle is filled when the engine attaches storage.
-  Tensor param(const std::string& name, Shape logical, ShardSpec shard, Init init, ParamOptions options = {});
+  Tensor param(const std::string& name, Shape logical, ShardSpec shard, Init init,
+               ParamOptions options = {});
   Linear linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard = replicated(),
                 LinearOptions options = {});
   RmsNorm rms_norm(const std::string& name, int64_t width, double eps);
@@ -108,8 +114,10 @@ class Module {
     return child;
   }
   // Dropout of residual-stream values [B, T, D]; `site` names it within this module.
-  Tensor dropout(const std::string& site, const Tensor& x_BTD, double prob, const Batch& batch) const;
-  // This module's full name once collected ("model.layers.3.self_attn"); the prefix of dropout streams.
+  Tensor dropout(const std::string& site, const Tensor& x_BTD, double prob,
+                 const Batch& batch) const;
+  // This module's full name once collected ("model.layers.3.self_attn"); the prefix of dropout
+  // streams.
   const std::string& full_name() const noexcept { return full_name_; }
 
   std::vector<Tensor> exit_biases_;
@@ -128,13 +136,15 @@ class Module {
 
 class Layer : public Module {
  public:
-  // x: the previous layer's output for this rank's rows (undefined for the first layer, which reads batch.tokens). The
-  // last layer returns [2] in the accumulate dtype: {sum of the losses of counted labels, correct predictions}; the second
-  // is counted only without gradients (evaluation).
+  // x: the previous layer's output for this rank's rows (undefined for the first layer, which reads
+  // batch.tokens). The last layer returns [2] in the accumulate dtype: {sum of the losses of
+  // counted labels, correct predictions}; the second is counted only without gradients
+  // (evaluation).
   virtual Tensor forward(const Tensor& x, const Batch& batch) = 0;
-  // Last layer only: [B, T, V] of the whole vocabulary on every tp rank, accumulate dtype, no gradient. Collective over tp.
+  // Last layer only: [B, T, V] of the whole vocabulary on every tp rank, accumulate dtype, no
+  // gradient. Collective over tp.
   virtual Tensor logits(const Tensor& x);
-  virtual void weights_changed() {}     // Collective over tp; after every optimizer step or load
+  virtual void weights_changed() {}  // Collective over tp; after every optimizer step or load
 
  protected:
   using Module::Module;
@@ -146,8 +156,8 @@ class TensorParallelOps {
   explicit TensorParallelOps(const ParallelLayout& layout) : layout_(layout) {}
   int size() const noexcept { return layout_.tp_size(); }
   int index() const noexcept { return layout_.tp_index(); }
-  Tensor all_reduce(const Tensor& x) const;                 // sum forward, sum backward
-  Tensor all_gather(const Tensor& x, int64_t dim) const;    // backward: reduce_scatter
+  Tensor all_reduce(const Tensor& x) const;               // sum forward, sum backward
+  Tensor all_gather(const Tensor& x, int64_t dim) const;  // backward: reduce_scatter
   Tensor reduce_scatter(const Tensor& x, int64_t dim) const;
 
  private:
@@ -156,13 +166,15 @@ class TensorParallelOps {
 
 class Region : public Layer {
  public:
-  Tensor operator()(const Tensor& x, const Batch& batch);   // enter, forward, exit, exit biases
+  Tensor operator()(const Tensor& x, const Batch& batch);  // enter, forward, exit, exit biases
 
  protected:
   using Layer::Layer;
   TensorParallelOps tp() const { return TensorParallelOps(layout()); }
-  // Key of attention dropout for the `local_heads` of `heads` that this rank holds; off outside training.
-  ops::AttentionDropout attention_dropout(double prob, int64_t local_heads, int64_t heads, const Batch& batch) const;
+  // Key of attention dropout for the `local_heads` of `heads` that this rank holds; off outside
+  // training.
+  ops::AttentionDropout attention_dropout(double prob, int64_t local_heads, int64_t heads,
+                                          const Batch& batch) const;
 
  private:
   bool is_region() const noexcept override { return true; }
@@ -170,6 +182,7 @@ class Region : public Layer {
 
 // The two boundary conversions, also used by the embedding and the head.
 Tensor region_enter(const Tensor& x, const ParallelLayout& layout);
-Tensor region_exit(const Tensor& partial, const ParallelLayout& layout, SiteOp op = SiteOp::RegionExit);
+Tensor region_exit(const Tensor& partial, const ParallelLayout& layout,
+                   SiteOp op = SiteOp::RegionExit);
 
 }  // namespace strata

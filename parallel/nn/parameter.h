@@ -16,16 +16,16 @@ const char* param_kind_name(ParamKind kind);
 enum class MatrixView { Whole, Segments, Batch };
 
 struct ParamMeta {
-  std::string name;                 // "model.layers.3.self_attn.q_proj.weight": unique, the same in every layout
+  std::string name;  // "model.layers.3.self_attn.q_proj.weight": unique, the same in every layout
   Shape logical;
   ShardSpec shard;
   ParamKind kind = ParamKind::Matrix;
   MatrixView view = MatrixView::Whole;
   bool trainable = true;
-  bool fp32 = false;                // stored in fp32 also in 16-bit runs (norm weights, biases)
+  bool fp32 = false;  // stored in fp32 also in 16-bit runs (norm weights, biases)
   bool weight_decay = true;
   double lr_scale = 1.0;
-  bool sum_grad_over_tp = false;    // set by the library (gradient rule, module.h)
+  bool sum_grad_over_tp = false;  // set by the library (gradient rule, module.h)
 
   int64_t elements() const { return element_count(logical); }
 };
@@ -34,7 +34,9 @@ struct ParamMeta {
 struct Init {
   enum class Kind { Zeros, Ones, Constant, Normal, TruncatedNormal, Uniform, Custom };
   Kind kind = Kind::Zeros;
-  double a = 0, b = 0;              // Constant: a; Normal, TruncatedNormal: mean a, standard deviation b; Uniform: [a, b)
+  double
+      a = 0,
+      b = 0;  // Constant: a; Normal, TruncatedNormal: mean a, standard deviation b; Uniform: [a, b)
   std::function<double(int64_t element)> custom;
 
   static Init zeros();
@@ -43,30 +45,36 @@ struct Init {
   static Init normal(double stddev, double mean = 0);
   static Init truncated_normal(double stddev, double mean = 0);
   static Init uniform(double low, double high);
-  static Init of(std::function<double(int64_t element)> value);   // may draw from an Rng of its own
+  static Init of(std::function<double(int64_t element)> value);  // may draw from an Rng of its own
 };
 
-// Elements of `box` of the logical tensor, fp32 (fp64 holding the fp32 value when dtype is fp64). Pure.
-Tensor initial_values(const ParamMeta& meta, const Init& init, uint64_t seed, const Box& box, at::ScalarType dtype);
+// Elements of `box` of the logical tensor, fp32 (fp64 holding the fp32 value when dtype is fp64).
+// Pure.
+Tensor initial_values(const ParamMeta& meta, const Init& init, uint64_t seed, const Box& box,
+                      at::ScalarType dtype);
 
 struct Parameter {
   ParamMeta meta;
   Init init;
-  Tensor value;                     // this rank's part, compute dtype (or fp32); same TensorImpl for the layer's life
-  Tensor grad;                      // view into a flat buffer of the engine: accumulate dtype, local shape
+  Tensor value;  // this rank's part, compute dtype (or fp32); same TensorImpl for the layer's life
+  Tensor grad;   // view into a flat buffer of the engine: accumulate dtype, local shape
   int tp_index = 0, tp_size = 1;
 
-  // Number of consecutive tp ranks over which the gradient is partial and must be summed: all of them by the gradient rule, the
-  // holders of the same units for a replicated cut, else 1.
+  // Number of consecutive tp ranks over which the gradient is partial and must be summed: all of
+  // them by the gradient rule, the holders of the same units for a replicated cut, else 1.
   int grad_sum_ranks() const {
     if (!meta.trainable) return 1;
     if (meta.sum_grad_over_tp) return tp_size;
     return meta.shard.cut() ? replicas(meta.shard, meta.logical, tp_size) : 1;
   }
   // Of the tp ranks that hold the same elements, the first counts them in the norm.
-  bool counts_in_norm() const { return tp_index % replicas(meta.shard, meta.logical, tp_size) == 0; }
+  bool counts_in_norm() const {
+    return tp_index % replicas(meta.shard, meta.logical, tp_size) == 0;
+  }
 
-  std::vector<LocalBox> boxes() const { return local_boxes(meta.shard, meta.logical, tp_index, tp_size); }
+  std::vector<LocalBox> boxes() const {
+    return local_boxes(meta.shard, meta.logical, tp_index, tp_size);
+  }
 };
 
 }  // namespace strata

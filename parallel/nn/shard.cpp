@@ -31,8 +31,10 @@ std::vector<int64_t> segments_of(const ShardSpec& spec, const Shape& logical) {
   return spec.segments;
 }
 
-// Boxes of the flat range [begin, end) of a tensor of this shape, largest blocks first come as they lie in memory.
-void flat_boxes(const Shape& shape, size_t dim, int64_t begin, int64_t end, Box& prefix, std::vector<Box>& out) {
+// Boxes of the flat range [begin, end) of a tensor of this shape, largest blocks first come as they
+// lie in memory.
+void flat_boxes(const Shape& shape, size_t dim, int64_t begin, int64_t end, Box& prefix,
+                std::vector<Box>& out) {
   if (begin >= end) return;
   if (dim == shape.size()) {
     out.push_back(prefix);
@@ -70,7 +72,8 @@ void flat_boxes(const Shape& shape, size_t dim, int64_t begin, int64_t end, Box&
 std::string why_not_divisible(const ShardSpec& spec, const Shape& logical, int count) {
   if (!spec.cut() || count == 1 || spec.ragged) return {};
   for (int64_t extent : shard_detail::segments_of(spec, logical)) {
-    if (extent % spec.unit != 0) return cat("has extent ", extent, ", not a whole number of units of ", spec.unit);
+    if (extent % spec.unit != 0)
+      return cat("has extent ", extent, ", not a whole number of units of ", spec.unit);
     const int64_t units = extent / spec.unit;
     if (units % count != 0 && !(spec.replicate && count % units == 0)) {
       return cat("has ", units, units == 1 ? " unit of " : " units of ", spec.unit);
@@ -96,7 +99,8 @@ std::vector<Range> owned_ranges(const ShardSpec& spec, const Shape& logical, int
     return {{std::min(extent, index * chunk), std::min(extent, (index + 1) * chunk)}};
   }
   const std::string why = why_not_divisible(spec, logical, count);
-  STRATA_CHECK(why.empty(), cat("dimension ", spec.dim, " ", why, ", cannot be cut ", count, " ways"));
+  STRATA_CHECK(why.empty(),
+               cat("dimension ", spec.dim, " ", why, ", cannot be cut ", count, " ways"));
   const int copies = replicas(spec, logical, count);
   const int64_t own = index / copies, parts = count / copies;
   std::vector<Range> out;
@@ -121,15 +125,18 @@ int64_t Box::elements() const noexcept {
   return std::accumulate(extent.begin(), extent.end(), int64_t{1}, std::multiplies<>());
 }
 
-std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count) {
+std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index,
+                                  int count) {
   std::vector<LocalBox> out;
   if (!spec.cut()) {
-    out.push_back({{std::vector<int64_t>(logical.size(), 0), logical}, std::vector<int64_t>(logical.size(), 0)});
+    out.push_back({{std::vector<int64_t>(logical.size(), 0), logical},
+                   std::vector<int64_t>(logical.size(), 0)});
     return out;
   }
   int64_t at = 0;
   for (const Range& r : owned_ranges(spec, logical, index, count)) {
-    LocalBox box{{std::vector<int64_t>(logical.size(), 0), logical}, std::vector<int64_t>(logical.size(), 0)};
+    LocalBox box{{std::vector<int64_t>(logical.size(), 0), logical},
+                 std::vector<int64_t>(logical.size(), 0)};
     box.logical.offset[spec.dim] = r.begin;
     box.logical.extent[spec.dim] = r.size();
     box.local_offset[spec.dim] = at;
@@ -139,8 +146,8 @@ std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, i
   return out;
 }
 
-std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count, int64_t begin,
-                                  int64_t end) {
+std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count,
+                                  int64_t begin, int64_t end) {
   const Shape shape = local_shape(spec, logical, index, count);
   std::vector<Box> flat;
   Box prefix;
@@ -152,7 +159,8 @@ std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, i
       bool empty = false;
       for (size_t d = 0; d < shape.size(); ++d) {
         const int64_t low = std::max(piece.offset[d], whole.local_offset[d]);
-        const int64_t high = std::min(piece.offset[d] + piece.extent[d], whole.local_offset[d] + whole.logical.extent[d]);
+        const int64_t high = std::min(piece.offset[d] + piece.extent[d],
+                                      whole.local_offset[d] + whole.logical.extent[d]);
         if (low >= high) empty = true;
         hit.local_offset[d] = low;
         hit.logical.offset[d] = whole.logical.offset[d] + low - whole.local_offset[d];

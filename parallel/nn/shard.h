@@ -1,6 +1,6 @@
 #pragma once
-// How a logical tensor is cut over the tensor axis. owned_ranges is the only place that knows: initialisation, checkpoints,
-// optimizers, converters and tests all call it.
+// How a logical tensor is cut over the tensor axis. owned_ranges is the only place that knows:
+// initialisation, checkpoints, optimizers, converters and tests all call it.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,25 +11,27 @@ namespace strata {
 
 struct ShardSpec {
   static constexpr int kReplicated = -1;
-  int dim = kReplicated;            // logical dimension cut
-  int64_t unit = 1;                 // every part is a whole number of units (a head, a block, a quantisation tile)
-  std::vector<int64_t> segments;    // logical lengths of fused parts along dim, each cut by itself; empty: one part
-  // Vocabulary rule: rank r owns [r*c, (r+1)*c) of the extent n, c = unit * ceil(n / (unit * count)); the last ranks may
-  // own less or nothing. Nothing is padded.
+  int dim = kReplicated;  // logical dimension cut
+  int64_t unit = 1;  // every part is a whole number of units (a head, a block, a quantisation tile)
+  std::vector<int64_t>
+      segments;  // logical lengths of fused parts along dim, each cut by itself; empty: one part
+  // Vocabulary rule: rank r owns [r*c, (r+1)*c) of the extent n, c = unit * ceil(n / (unit *
+  // count)); the last ranks may own less or nothing. Nothing is padded.
   bool ragged = false;
-  // Fewer units than parts: each unit is held by parts / units consecutive ranks (key/value heads under a larger tp).
+  // Fewer units than parts: each unit is held by parts / units consecutive ranks (key/value heads
+  // under a larger tp).
   bool replicate = false;
 
   bool cut() const noexcept { return dim != kReplicated; }
   bool operator==(const ShardSpec&) const = default;
 };
 ShardSpec replicated();
-ShardSpec split_out(int64_t unit = 1);                                  // rows of a [out, in] weight
-ShardSpec split_out(int64_t unit, std::vector<int64_t> segments);       // fused rows (q, k, v)
-ShardSpec split_or_replicate(int64_t unit);                             // rows; fewer units than ranks are replicated
-ShardSpec split_in(int64_t unit = 1);                                   // columns of a [out, in] weight
+ShardSpec split_out(int64_t unit = 1);                             // rows of a [out, in] weight
+ShardSpec split_out(int64_t unit, std::vector<int64_t> segments);  // fused rows (q, k, v)
+ShardSpec split_or_replicate(int64_t unit);  // rows; fewer units than ranks are replicated
+ShardSpec split_in(int64_t unit = 1);        // columns of a [out, in] weight
 ShardSpec split(int dim, int64_t unit = 1);
-ShardSpec split_vocabulary(int64_t unit);                               // rows, ragged
+ShardSpec split_vocabulary(int64_t unit);  // rows, ragged
 
 struct Range {
   int64_t begin = 0, end = 0;
@@ -37,10 +39,12 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
-// Ranges of spec.dim owned by part `index` of `count`, in local order; one covering everything when not cut.
+// Ranges of spec.dim owned by part `index` of `count`, in local order; one covering everything when
+// not cut.
 std::vector<Range> owned_ranges(const ShardSpec& spec, const Shape& logical, int index, int count);
 Shape local_shape(const ShardSpec& spec, const Shape& logical, int index, int count);
-// Number of consecutive parts that hold the same elements: `count` when not cut, usually 1 when cut.
+// Number of consecutive parts that hold the same elements: `count` when not cut, usually 1 when
+// cut.
 int replicas(const ShardSpec& spec, const Shape& logical, int count);
 // "" when `count` parts are possible, else why not: "has 4 units of 128".
 std::string why_not_divisible(const ShardSpec& spec, const Shape& logical, int count);
@@ -53,17 +57,19 @@ struct Box {
   auto operator<=>(const Box&) const = default;
 };
 
-// A logical box together with where its elements lie in a local tensor: element (i, j, ...) of the box is element
-// local_offset + (i, j, ...) of the local tensor of shape local_shape().
+// A logical box together with where its elements lie in a local tensor: element (i, j, ...) of the
+// box is element local_offset + (i, j, ...) of the local tensor of shape local_shape().
 struct LocalBox {
   Box logical;
   std::vector<int64_t> local_offset;
 };
 // The local part as boxes: one per owned range.
-std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count);
-// The same for the flat range [begin, end) of the local part (a ZeRO slice): at most 2 * (dims - 1) + 1 boxes a range.
-std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count, int64_t begin,
-                                  int64_t end);
+std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index,
+                                  int count);
+// The same for the flat range [begin, end) of the local part (a ZeRO slice): at most 2 * (dims - 1)
+// + 1 boxes a range.
+std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count,
+                                  int64_t begin, int64_t end);
 
 // This rank's part of a logical tensor (a copy where it must be, a view where it can be).
 Tensor take_part(const Tensor& logical, const ShardSpec& spec, int index, int count);

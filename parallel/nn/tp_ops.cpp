@@ -1,5 +1,6 @@
-// The differentiable collectives over tp: the only autograd Function that communicates. Each is a pair of plain moves,
-// one for the value and one for its gradient (the conversion table of parallel-runtime.md 2).
+// The differentiable collectives over tp: the only autograd Function that communicates. Each is a
+// pair of plain moves, one for the value and one for its gradient (the conversion table of
+// parallel-runtime.md 2).
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -25,10 +26,11 @@ struct Conversion {
 Tensor run(Move move, const Tensor& x, int64_t dim, const ParallelLayout& layout, SiteOp site) {
   Communicator& tp = layout.tp();
   switch (move) {
-    case Move::Identity: return x.view_as(x);
+    case Move::Identity:
+      return x.view_as(x);
     case Move::AllReduce: {
       Tensor y = x.contiguous();
-      if (y.is_same(x)) y = x.clone();   // the caller's tensor is never changed
+      if (y.is_same(x)) y = x.clone();  // the caller's tensor is never changed
       tp.all_reduce(y, ReduceOp::Sum, layout.site(site)).wait();
       return y;
     }
@@ -61,14 +63,18 @@ struct Context : torch::CustomClassHolder {
 };
 
 struct Convert : torch::autograd::Function<Convert> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const c10::intrusive_ptr<Context>& how) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x,
+                        const c10::intrusive_ptr<Context>& how) {
     ctx->saved_data["how"] = c10::IValue::make_capsule(how);
-    return run(how->conversion.forward, x, how->conversion.dim, how->layout, how->conversion.forward_site);
+    return run(how->conversion.forward, x, how->conversion.dim, how->layout,
+               how->conversion.forward_site);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto capsule = ctx->saved_data["how"].toCapsule();
     const auto& how = static_cast<const Context&>(*capsule);
-    return {run(how.conversion.backward, grads[0], how.conversion.dim, how.layout, how.conversion.backward_site), Tensor()};
+    return {run(how.conversion.backward, grads[0], how.conversion.dim, how.layout,
+                how.conversion.backward_site),
+            Tensor()};
   }
 };
 
@@ -85,8 +91,10 @@ using tp_ops_detail::Move;
 Tensor region_enter(const Tensor& x, const ParallelLayout& layout) {
   const bool sp = layout.strategy().sequence_parallel;
   return tp_ops_detail::convert(
-      x, sp ? Conversion{Move::AllGather, Move::ReduceScatter, 1, SiteOp::RegionEnter, SiteOp::RegionEnter}
-            : Conversion{Move::Identity, Move::AllReduce, 0, SiteOp::RegionEnter, SiteOp::RegionEnter},
+      x,
+      sp ? Conversion{Move::AllGather, Move::ReduceScatter, 1, SiteOp::RegionEnter,
+                      SiteOp::RegionEnter}
+         : Conversion{Move::Identity, Move::AllReduce, 0, SiteOp::RegionEnter, SiteOp::RegionEnter},
       layout);
 }
 
@@ -104,11 +112,13 @@ Tensor TensorParallelOps::all_reduce(const Tensor& x) const {
 }
 Tensor TensorParallelOps::all_gather(const Tensor& x, int64_t dim) const {
   return tp_ops_detail::convert(
-      x, {Move::AllGather, Move::ReduceScatter, dim, SiteOp::RegionEnter, SiteOp::RegionEnter}, layout_);
+      x, {Move::AllGather, Move::ReduceScatter, dim, SiteOp::RegionEnter, SiteOp::RegionEnter},
+      layout_);
 }
 Tensor TensorParallelOps::reduce_scatter(const Tensor& x, int64_t dim) const {
   return tp_ops_detail::convert(
-      x, {Move::ReduceScatter, Move::AllGather, dim, SiteOp::RegionExit, SiteOp::RegionExit}, layout_);
+      x, {Move::ReduceScatter, Move::AllGather, dim, SiteOp::RegionExit, SiteOp::RegionExit},
+      layout_);
 }
 
 }  // namespace strata

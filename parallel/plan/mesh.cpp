@@ -16,7 +16,9 @@ Coordinates Mesh::coordinates(int world_rank) const {
   return {world_rank / stage_size_, in_stage / tp_, in_stage % tp_};
 }
 
-int Mesh::rank_of(const Coordinates& at) const { return at.stage * stage_size_ + at.dp * tp_ + at.tp; }
+int Mesh::rank_of(const Coordinates& at) const {
+  return at.stage * stage_size_ + at.dp * tp_ + at.tp;
+}
 
 std::vector<int> Mesh::group(MeshAxis axis, int world_rank) const {
   Coordinates at = coordinates(world_rank);

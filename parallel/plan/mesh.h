@@ -1,5 +1,6 @@
 #pragma once
-// The process grid as one layer sees it: pure arithmetic. World rank = stage * S + dp_index * tp + tp_index.
+// The process grid as one layer sees it: pure arithmetic. World rank = stage * S + dp_index * tp +
+// tp_index.
 #include <vector>
 
 #include "parallel/plan/plan.h"

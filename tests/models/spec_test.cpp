@@ -18,16 +18,24 @@ int64_t parameter_count(const ModelSpec& spec) {
 
 // Published sizes; nothing is allocated.
 TEST(ParameterCounts, EqualThePublishedOnes) {
-  const auto llama = [](const std::string& sizes) { return make_model_from_json(cat(R"({"model_type": "llama", )", sizes, "}"), "config.json"); };
-  EXPECT_EQ(parameter_count(*llama(R"("vocab_size": 32000)")), 6738415616);                    // Llama 2 7B
-  EXPECT_EQ(parameter_count(*llama(R"("vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
-      "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8)")), 8030261248);       // Llama 3 8B
-  EXPECT_EQ(parameter_count(*llama(R"("vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+  const auto llama = [](const std::string& sizes) {
+    return make_model_from_json(cat(R"({"model_type": "llama", )", sizes, "}"), "config.json");
+  };
+  EXPECT_EQ(parameter_count(*llama(R"("vocab_size": 32000)")), 6738415616);  // Llama 2 7B
+  EXPECT_EQ(parameter_count(
+                *llama(R"("vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+      "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8)")),
+            8030261248);  // Llama 3 8B
+  EXPECT_EQ(parameter_count(
+                *llama(R"("vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
       "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": true)")),
-            1235814400);                                                                      // Llama 3.2 1B
-  EXPECT_EQ(parameter_count(*make_model_from_json(R"({"model_type": "gpt2"})", "config.json")), 124439808);
-  EXPECT_EQ(parameter_count(*make_model_from_json(R"({"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25})",
-                                                  "config.json")), 1557611200);
+            1235814400);  // Llama 3.2 1B
+  EXPECT_EQ(parameter_count(*make_model_from_json(R"({"model_type": "gpt2"})", "config.json")),
+            124439808);
+  EXPECT_EQ(
+      parameter_count(*make_model_from_json(
+          R"({"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25})", "config.json")),
+      1557611200);
 }
 
 TEST(ForeignConfig, RoundTrips) {
@@ -42,7 +50,8 @@ TEST(ForeignConfig, RoundTrips) {
 TEST(ForeignConfig, BothFormsOfRopeAreRead) {
   const std::string old_form = R"({"model_type": "llama", "rope_theta": 5e5,
       "rope_scaling": {"type": "linear", "factor": 4.0}})";
-  const std::string new_form = R"({"model_type": "llama", "rope_parameters": {"rope_theta": 5e5, "rope_type": "linear",
+  const std::string new_form =
+      R"({"model_type": "llama", "rope_parameters": {"rope_theta": 5e5, "rope_type": "linear",
       "factor": 4.0}})";
   const auto a = nlohmann::json::parse(make_model_from_json(old_form, "a")->foreign_config());
   const auto b = nlohmann::json::parse(make_model_from_json(new_form, "b")->foreign_config());
@@ -69,9 +78,12 @@ TEST(ForeignConfig, ProblemsNameTheKey) {
 }
 
 TEST(Spec, FlopsPerTokenOfABlock) {
-  auto spec = make_model_from_json(R"({"model_type": "llama", "hidden_size": 512, "intermediate_size": 1408,
-      "num_attention_heads": 8, "num_hidden_layers": 1, "vocab_size": 8192})", "m");
-  EXPECT_EQ(spec->flops_per_token(1, 512), 2.0 * (4 * 512 * 512 + 3 * 512 * 1408) + 4.0 * 512 * 512);
+  auto spec =
+      make_model_from_json(R"({"model_type": "llama", "hidden_size": 512, "intermediate_size": 1408,
+      "num_attention_heads": 8, "num_hidden_layers": 1, "vocab_size": 8192})",
+                           "m");
+  EXPECT_EQ(spec->flops_per_token(1, 512),
+            2.0 * (4 * 512 * 512 + 3 * 512 * 1408) + 4.0 * 512 * 512);
   EXPECT_EQ(spec->flops_per_token(2, 512), 2.0 * 512 * 8192);
 }
 

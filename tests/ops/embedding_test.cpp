@@ -37,12 +37,14 @@ TEST(Embedding, EqualsTheLibraryOne) {
 }
 
 TEST(Embedding, PartsOfATableAddUpToIt) {
-  const Tensor tokens = some_tokens(2, 40, 11), dy = random({2, 40, 8}, "dy"), table = random({11, 8}, "w");
+  const Tensor tokens = some_tokens(2, 40, 11), dy = random({2, 40, 8}, "dy"),
+               table = random({11, 8}, "w");
   Tensor whole = table.clone().requires_grad_();
   ops::embedding(whole, tokens).backward(dy);
   Tensor sum = at::zeros({2, 40, 8}, dy.options());
   std::vector<Tensor> gradients;
-  for (const auto& [begin, end] : std::vector<std::pair<int64_t, int64_t>>{{0, 6}, {6, 11}, {11, 11}}) {
+  for (const auto& [begin, end] :
+       std::vector<std::pair<int64_t, int64_t>>{{0, 6}, {6, 11}, {11, 11}}) {
     Tensor part = table.narrow(0, begin, end - begin).clone().requires_grad_();
     const Tensor y = ops::embedding(part, tokens, begin);
     sum = sum + y.detach();

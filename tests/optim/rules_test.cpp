@@ -20,7 +20,8 @@ Tensor four(const std::array<double, 4>& v) {
 }
 
 // One update as the DistributedOptimizer does it.
-void apply(const UpdateRule& rule, Tensor& w, const Tensor& g, std::vector<Tensor>& state, int64_t step, double lr) {
+void apply(const UpdateRule& rule, Tensor& w, const Tensor& g, std::vector<Tensor>& state,
+           int64_t step, double lr) {
   ParamMeta meta;
   if (state.empty()) {
     for (const StateSlot& slot : rule.state_slots(meta, w.sizes().vec(), w.scalar_type())) {
@@ -39,10 +40,11 @@ const std::array<std::array<double, 4>, 4> kGradients{
 
 TEST(AdamW, GoldenTrace) {
   auto rule = make_adamw({.beta1 = .9, .beta2 = .95, .eps = 1e-8, .weight_decay = .1});
-  const std::array<std::array<double, 4>, 4> expected{{{0.489500001000, -0.259749999500, 0.089900000333, 0.309699999750},
-                                                       {0.479430642906, -0.262173943810, 0.081881941787, 0.310286710921},
-                                                       {0.479607823359, -0.268015376524, 0.073419752786, 0.309391113827},
-                                                       {0.477877638620, -0.273890814304, 0.070447634506, 0.305497457952}}};
+  const std::array<std::array<double, 4>, 4> expected{
+      {{0.489500001000, -0.259749999500, 0.089900000333, 0.309699999750},
+       {0.479430642906, -0.262173943810, 0.081881941787, 0.310286710921},
+       {0.479607823359, -0.268015376524, 0.073419752786, 0.309391113827},
+       {0.477877638620, -0.273890814304, 0.070447634506, 0.305497457952}}};
   Tensor w = four(kStart);
   std::vector<Tensor> state;
   for (int step = 0; step < 4; ++step) {
@@ -59,7 +61,8 @@ TEST(AdamW, Fp32FollowsFp64) {
     std::vector<Tensor> s64, s32;
     for (int step = 0; step < 5; ++step) {
       Tensor g = at::empty_like(w64);
-      for (int64_t i = 0; i < n; ++i) g.data_ptr<double>()[i] = std::sin(static_cast<double>(i + 7 * step));
+      for (int64_t i = 0; i < n; ++i)
+        g.data_ptr<double>()[i] = std::sin(static_cast<double>(i + 7 * step));
       g = g.to(at::kFloat).to(at::kDouble);
       apply(*rule, w64, g, s64, step, .01);
       apply(*rule, w32, g.to(at::kFloat), s32, step, .01);
@@ -100,7 +103,8 @@ TEST(Schedules, WarmUpAndEndPoints) {
     EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 0, 100), .2) << name;
     EXPECT_DOUBLE_EQ(learning_rate(s, 2.0, 9, 100), 2.0) << name;
     for (int64_t step = 10; step < 100; ++step) {
-      EXPECT_LE(learning_rate(s, 2.0, step, 100), learning_rate(s, 2.0, step - 1, 100) + 1e-15) << name << step;
+      EXPECT_LE(learning_rate(s, 2.0, step, 100), learning_rate(s, 2.0, step - 1, 100) + 1e-15)
+          << name << step;
     }
   }
   ScheduleConfig s;

@@ -1,4 +1,5 @@
-// One process: the engine against finite differences, micro-batching, recomputation, the gradient rule, refusals.
+// One process: the engine against finite differences, micro-batching, recomputation, the gradient
+// rule, refusals.
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 
@@ -11,7 +12,8 @@
 namespace strata::testing {
 namespace {
 
-// Gradients are those of the mean loss over counted labels: central differences along random directions.
+// Gradients are those of the mean loss over counted labels: central differences along random
+// directions.
 TEST(Engine, GradientsEqualFiniteDifferences) {
   for (const TinyModel& model : tiny_models()) {
     RunSetup setup;
@@ -25,13 +27,15 @@ TEST(Engine, GradientsEqualFiniteDifferences) {
     double slope = 0;
     std::map<std::string, Tensor> directions;
     for (Parameter* p : run.manager().parameters()) {
-      Tensor d = initial_values(p->meta, Init::normal(1), 123, p->boxes().front().logical, at::kDouble);
+      const Box whole{Shape(p->meta.logical.size(), 0), p->meta.logical};
+      Tensor d = initial_values(p->meta, Init::normal(1), 123, whole, at::kDouble);
       directions[p->meta.name] = d;
       slope += (gradients.at(p->meta.name) * d).sum().item<double>();
     }
     const double h = 1e-6;
     auto move = [&](double by) {
-      for (Parameter* p : run.manager().parameters()) p->value.detach().add_(directions.at(p->meta.name), by);
+      for (Parameter* p : run.manager().parameters())
+        p->value.detach().add_(directions.at(p->meta.name), by);
     };
     move(h);
     const double up = mean_loss();
@@ -50,7 +54,8 @@ TEST(Engine, MicroBatchesOnlyMoveTheWork) {
     const StepReport ra = a.step(0, 0.1), rb = b.step(0, 0.1);
     EXPECT_NEAR(ra.loss, rb.loss, 1e-12 * ra.loss);
     const auto ga = a.gradients(), gb = b.gradients();
-    for (const auto& [name, g] : ga) EXPECT_LE(relative_error(gb.at(name), g, g), 1e-12) << model.name << " " << name;
+    for (const auto& [name, g] : ga)
+      EXPECT_LE(relative_error(gb.at(name), g, g), 1e-12) << model.name << " " << name;
   }
 }
 
@@ -64,7 +69,8 @@ TEST(Engine, RecomputationIsBitIdentical) {
       a.step(0, 0.1);
       b.step(0, 0.1);
       const auto ga = a.gradients(), gb = b.gradients();
-      for (const auto& [name, g] : ga) EXPECT_TRUE(g.equal(gb.at(name))) << model.name << " " << name;
+      for (const auto& [name, g] : ga)
+        EXPECT_TRUE(g.equal(gb.at(name))) << model.name << " " << name;
     }
   }
 }
@@ -72,7 +78,8 @@ TEST(Engine, RecomputationIsBitIdentical) {
 TEST(Engine, SameSeedSameBits) {
   RunSetup setup;
   setup.dtype = at::kFloat;
-  ModelRun a(tiny_models()[2], setup, make_self_communicator()), b(tiny_models()[2], setup, make_self_communicator());
+  ModelRun a(tiny_models()[2], setup, make_self_communicator()),
+      b(tiny_models()[2], setup, make_self_communicator());
   for (int64_t step = 0; step < 3; ++step) {
     EXPECT_EQ(a.step(step, 0.1).loss, b.step(step, 0.1).loss);
   }
@@ -87,7 +94,8 @@ TEST(Engine, DropoutChangesWithTheStep) {
   EXPECT_EQ(first, run.manager().forward_backward(batches).loss_sum);
   for (Batch& b : batches) b.step = 1;
   EXPECT_NE(first, run.manager().forward_backward(batches).loss_sum);
-  EXPECT_EQ(run.manager().forward_only(batches).loss_sum, run.manager().forward_only(batches).loss_sum);
+  EXPECT_EQ(run.manager().forward_only(batches).loss_sum,
+            run.manager().forward_only(batches).loss_sum);
 }
 
 TEST(Engine, StepWithoutLabelsTouchesNothing) {
@@ -114,8 +122,8 @@ TEST(Engine, NonFiniteGradientTouchesNothing) {
   for (const auto& [name, w] : run.weights()) EXPECT_TRUE(w.equal(before.at(name))) << name;
 }
 
-// Masters start from the fp32 initial values, not from rounded ones: after a tiny step the rounded weights are unchanged, and many
-// tiny steps add up.
+// Masters start from the fp32 initial values, not from rounded ones: after a tiny step the rounded
+// weights are unchanged, and many tiny steps add up.
 TEST(Engine, MastersKeepWhatSixteenBitsLose) {
   RunSetup setup;
   setup.dtype = at::kBFloat16;
@@ -128,14 +136,16 @@ TEST(Engine, MastersKeepWhatSixteenBitsLose) {
   Tensor before = run.weights().at("model.layers.0.mlp.up_proj.weight");
   for (int64_t step = 0; step < 40; ++step) run.step(step, 1e-5);
   EXPECT_GT(run.optimizer().state_bytes(), 0);
-  // Compare with the fp32 run: the bf16 weights are its rounding to within a few units in the last place.
+  // Compare with the fp32 run: the bf16 weights are its rounding to within a few units in the last
+  // place.
   for (int64_t step = 0; step < 40; ++step) wide.step(step, 1e-5);
   const Tensor a = run.weights().at("model.layers.0.mlp.up_proj.weight").to(at::kDouble);
   const Tensor b = wide.weights().at("model.layers.0.mlp.up_proj.weight").to(at::kDouble);
   EXPECT_LE(relative_error(a, b, b), 4e-3);
 }
 
-// A linear cut both ways around a norm weight: the rule marks exactly the replicated weights inside a region.
+// A linear cut both ways around a norm weight: the rule marks exactly the replicated weights inside
+// a region.
 TEST(GradientRule, IsDerivedFromTheModuleTree) {
   auto null2 = make_null_communicator(2);
   ParallelLayout::Parts parts;
@@ -147,9 +157,11 @@ TEST(GradientRule, IsDerivedFromTheModuleTree) {
   for (const auto& owned : block->collect("b.")) {
     const ParamMeta& meta = owned.parameter->meta;
     summed += meta.sum_grad_over_tp;
-    EXPECT_EQ(owned.after_exit, meta.name == "b.self_attn.o_proj.bias" || meta.name == "b.mlp.down_proj.bias") << meta.name;
+    EXPECT_EQ(owned.after_exit,
+              meta.name == "b.self_attn.o_proj.bias" || meta.name == "b.mlp.down_proj.bias")
+        << meta.name;
   }
-  EXPECT_EQ(summed, 0);       // Llama has no replicated weight inside a region
+  EXPECT_EQ(summed, 0);  // Llama has no replicated weight inside a region
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// Every model under every dp x tp of the job computes what one process computes: initial weights bit for bit, loss, norm and each
-// gradient tensor of step 1 to 1e-12, weights after 20 steps of momentum SGD to 1e-11 (fp64). The one-process run is done by each
-// rank beside the parallel one, in the same binary.
+// Every model under every dp x tp of the job computes what one process computes: initial weights
+// bit for bit, loss, norm and each gradient tensor of step 1 to 1e-12, weights after 20 steps of
+// momentum SGD to 1e-11 (fp64). The one-process run is done by each rank beside the parallel one,
+// in the same binary.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -12,7 +13,9 @@
 namespace strata::testing {
 namespace {
 
-Tensor part_of(const Parameter& p, const Tensor& whole) { return take_part(whole, p.meta.shard, p.tp_index, p.tp_size); }
+Tensor part_of(const Parameter& p, const Tensor& whole) {
+  return take_part(whole, p.meta.shard, p.tp_index, p.tp_size);
+}
 
 void expect_equal_runs(const TinyModel& model, RunSetup setup, const std::string& what) {
   RunSetup serial_setup = setup;
@@ -23,7 +26,8 @@ void expect_equal_runs(const TinyModel& model, RunSetup setup, const std::string
 
   const auto start = serial.weights(), start_here = parallel.weights();
   for (Parameter* p : parallel.manager().parameters()) {
-    EXPECT_TRUE(start_here.at(p->meta.name).equal(part_of(*p, start.at(p->meta.name)))) << what << " initial " << p->meta.name;
+    EXPECT_TRUE(start_here.at(p->meta.name).equal(part_of(*p, start.at(p->meta.name))))
+        << what << " initial " << p->meta.name;
   }
   const double lr = 0.02;
   const StepReport a = serial.step(0, lr), b = parallel.step(0, lr);
@@ -45,7 +49,8 @@ void expect_equal_runs(const TinyModel& model, RunSetup setup, const std::string
   const auto end = serial.weights(), end_here = parallel.weights();
   for (Parameter* p : parallel.manager().parameters()) {
     const Tensor& whole = end.at(p->meta.name);
-    EXPECT_LE(relative_error(end_here.at(p->meta.name), part_of(*p, whole), whole), 1e-11) << what << " weights " << p->meta.name;
+    EXPECT_LE(relative_error(end_here.at(p->meta.name), part_of(*p, whole), whole), 1e-11)
+        << what << " weights " << p->meta.name;
   }
 }
 
@@ -56,7 +61,7 @@ TEST(LayoutEquivalence, EveryModelAtEveryDegree) {
       if (world % tp != 0) continue;
       RunSetup setup;
       setup.tp = tp;
-      setup.max_grad_norm = tp % 2 == 0 ? 0.5 : 0;       // clipping once on, once off
+      setup.max_grad_norm = tp % 2 == 0 ? 0.5 : 0;  // clipping once on, once off
       expect_equal_runs(model, setup, cat(model.name, " dp", world / tp, " tp", tp));
     }
   }
@@ -66,7 +71,7 @@ TEST(LayoutEquivalence, PackedDocumentsRecomputeAndWideVocabularyUnits) {
   const int world = make_mpi_communicator()->size();
   for (const TinyModel& model : tiny_models()) {
     RunSetup setup;
-    setup.tp = world;                      // with units of 128 the later ranks hold no vocabulary rows at all
+    setup.tp = world;  // with units of 128 the later ranks hold no vocabulary rows at all
     setup.vocabulary_unit = 128;
     setup.packed = true;
     setup.recompute = Recompute::Full;
@@ -98,7 +103,7 @@ TEST(LayoutEquivalence, EvaluationCountsTheSame) {
     for (int64_t m = 0; m < 2; ++m) {
       const Range rows = run.manager().rows_needed(m);
       batches.push_back(tiny_rows(61, rows.begin, rows.end, 20, 3, false));
-      batches.back().labels = batches.back().tokens;       // the tied head often predicts its own input
+      batches.back().labels = batches.back().tokens;  // the tied head often predicts its own input
     }
     return run.manager().forward_only(batches);
   };

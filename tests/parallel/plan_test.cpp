@@ -73,10 +73,11 @@ TEST(CheckPlan, AcceptsWhatCanRun) {
 }
 
 TEST(CheckPlan, SaysWhichDegreesAParameterAllows) {
-  auto spec = make_tiny(tiny_models()[0]);       // 8 heads, 24 feed-forward features
+  auto spec = make_tiny(tiny_models()[0]);  // 8 heads, 24 feed-forward features
   const auto problems = check_plan(plan_for(*spec, 16, 16), *spec);
   ASSERT_EQ(problems.size(), 1u) << "equal blocks are reported once";
-  EXPECT_NE(problems[0].find("plan.layers[1].tp: got 16, allowed: 1, 2, 4, 8 ("), std::string::npos) << problems[0];
+  EXPECT_NE(problems[0].find("plan.layers[1].tp: got 16, allowed: 1, 2, 4, 8 ("), std::string::npos)
+      << problems[0];
   EXPECT_NE(problems[0].find("model.layers.0"), std::string::npos) << problems[0];
 }
 

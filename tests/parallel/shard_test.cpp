@@ -16,9 +16,15 @@ namespace {
 
 std::vector<std::pair<ShardSpec, Shape>> cases() {
   return {
-      {replicated(), {5, 3}},        {split_out(2), {8, 3}},      {split_out(4), {16}},
-      {split_in(2), {3, 8}},         {split(1), {2, 4, 3}},       {split_out(2, {8, 4, 4}), {16, 3}},
-      {split_vocabulary(1), {7, 2}}, {split_vocabulary(3), {7, 2}}, {split_vocabulary(128), {61, 4}},
+      {replicated(), {5, 3}},
+      {split_out(2), {8, 3}},
+      {split_out(4), {16}},
+      {split_in(2), {3, 8}},
+      {split(1), {2, 4, 3}},
+      {split_out(2, {8, 4, 4}), {16, 3}},
+      {split_vocabulary(1), {7, 2}},
+      {split_vocabulary(3), {7, 2}},
+      {split_vocabulary(128), {61, 4}},
   };
 }
 
@@ -64,7 +70,8 @@ TEST(OwnedRanges, FewerUnitsThanPartsAreReplicated) {
 
 TEST(OwnedRanges, RefuseWhatDoesNotDivide) {
   EXPECT_EQ(why_not_divisible(split_out(128), {512, 3}, 8), "has 4 units of 128");
-  EXPECT_EQ(why_not_divisible(split_out(3), {8, 3}, 2), "has extent 8, not a whole number of units of 3");
+  EXPECT_EQ(why_not_divisible(split_out(3), {8, 3}, 2),
+            "has extent 8, not a whole number of units of 3");
   EXPECT_THROW(owned_ranges(split_out(128), {512, 3}, 0, 8), InternalError);
 }
 
@@ -72,7 +79,8 @@ TEST(LocalBoxes, FlatSlicesAreFewAndExact) {
   std::mt19937 random(5);
   for (const auto& [spec, logical] : cases()) {
     const int count = spec.cut() && why_not_divisible(spec, logical, 2).empty() ? 2 : 1;
-    const Tensor whole = at::arange(element_count(logical), at::TensorOptions().dtype(at::kLong)).view(logical);
+    const Tensor whole =
+        at::arange(element_count(logical), at::TensorOptions().dtype(at::kLong)).view(logical);
     for (int index = 0; index < count; ++index) {
       const Tensor local = take_part(whole, spec, index, count).contiguous();
       EXPECT_EQ(local.sizes().vec(), local_shape(spec, logical, index, count));
@@ -95,7 +103,8 @@ TEST(LocalBoxes, FlatSlicesAreFewAndExact) {
           EXPECT_TRUE(from.equal(at_local));
           mark.add_(1);
         }
-        for (int64_t i = 0; i < n; ++i) EXPECT_EQ(seen.data_ptr<int64_t>()[i], i >= begin && i < end ? 1 : 0);
+        for (int64_t i = 0; i < n; ++i)
+          EXPECT_EQ(seen.data_ptr<int64_t>()[i], i >= begin && i < end ? 1 : 0);
       }
     }
   }
@@ -103,8 +112,9 @@ TEST(LocalBoxes, FlatSlicesAreFewAndExact) {
 
 // Whatever the box, an element's initial value is the same.
 TEST(InitialValues, AreAFunctionOfTheLogicalElement) {
-  for (const Init& init : {Init::normal(0.5, 1.0), Init::truncated_normal(0.3), Init::uniform(-2, 3), Init::constant(4),
-                           Init::of([](int64_t e) { return 0.25 * static_cast<double>(e); })}) {
+  for (const Init& init :
+       {Init::normal(0.5, 1.0), Init::truncated_normal(0.3), Init::uniform(-2, 3),
+        Init::constant(4), Init::of([](int64_t e) { return 0.25 * static_cast<double>(e); })}) {
     ParamMeta meta;
     meta.name = "w";
     meta.logical = {6, 5, 4};
@@ -113,7 +123,7 @@ TEST(InitialValues, AreAFunctionOfTheLogicalElement) {
     const Tensor part = initial_values(meta, init, 3, box, at::kDouble);
     EXPECT_TRUE(part.equal(whole.narrow(0, 1, 3).narrow(1, 2, 2).narrow(2, 1, 3)));
     const Tensor rounded = initial_values(meta, init, 3, box, at::kFloat);
-    EXPECT_TRUE(rounded.to(at::kDouble).equal(part));        // fp64 runs start from the fp32 values
+    EXPECT_TRUE(rounded.to(at::kDouble).equal(part));  // fp64 runs start from the fp32 values
   }
 }
 

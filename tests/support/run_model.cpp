@@ -30,8 +30,8 @@ ModelRun::ModelRun(const TinyModel& model, const RunSetup& setup, std::unique_pt
   ConfigReader reader;
   std::vector<std::unique_ptr<UpdateRule>> rules;
   rules.push_back(rule_registry().make(setup.rule, reader));
-  optimizer_ = std::make_unique<DistributedOptimizer>(*manager_, std::move(rules),
-                                                      OptimizerOptions{setup.max_grad_norm, /*audit=*/true});
+  optimizer_ = std::make_unique<DistributedOptimizer>(
+      *manager_, std::move(rules), OptimizerOptions{setup.max_grad_norm, /*audit=*/true});
   optimizer_->load_masters(*source);
 }
 
@@ -39,7 +39,8 @@ StepLoss ModelRun::forward_backward(int64_t step) {
   std::vector<Batch> microbatches;
   for (int64_t m = 0; m < setup_.microbatches; ++m) {
     const Range rows = manager_->rows_needed(m);
-    microbatches.push_back(tiny_rows(spec_->vocabulary(), rows.begin, rows.end, setup_.length, step, setup_.packed));
+    microbatches.push_back(
+        tiny_rows(spec_->vocabulary(), rows.begin, rows.end, setup_.length, step, setup_.packed));
   }
   return manager_->forward_backward(microbatches);
 }

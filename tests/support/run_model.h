@@ -28,7 +28,7 @@ class ModelRun {
   ModelRun(const TinyModel& model, const RunSetup& setup, std::unique_ptr<Communicator> job);
 
   StepLoss forward_backward(int64_t step);
-  StepReport step(int64_t step, double lr);        // forward_backward + optimizer
+  StepReport step(int64_t step, double lr);  // forward_backward + optimizer
   ParallelManager& manager() { return *manager_; }
   DistributedOptimizer& optimizer() { return *optimizer_; }
   // This rank's parts, cloned.

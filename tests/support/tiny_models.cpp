@@ -11,21 +11,33 @@ const std::vector<TinyModel>& tiny_models() {
   static const std::vector<TinyModel> models = [] {
     std::vector<TinyModel> out;
     ModelOptions plain;
-    plain.head_chunk_tokens = 7;      // several chunks, the last one shorter
+    plain.head_chunk_tokens = 7;  // several chunks, the last one shorter
     ModelOptions smooth = plain;
     smooth.loss.label_smoothing = 0.1;
     smooth.loss.z_loss = 1e-3;
-    out.push_back({"llama_gqa_tied", R"({"model_type": "llama", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24,
+    out.push_back(
+        {"llama_gqa_tied",
+         R"({"model_type": "llama", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24,
       "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 6, "rms_norm_eps": 1e-5,
-      "initializer_range": 0.2, "tie_word_embeddings": true, "max_position_embeddings": 64})", smooth});
-    out.push_back({"llama_bias", R"({"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 40,
+      "initializer_range": 0.2, "tie_word_embeddings": true, "max_position_embeddings": 64})",
+         smooth});
+    out.push_back(
+        {"llama_bias",
+         R"({"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 40,
       "num_hidden_layers": 2, "num_attention_heads": 4, "attention_bias": true, "mlp_bias": true, "attention_dropout": 0.1,
-      "initializer_range": 0.2, "max_position_embeddings": 64, "rope_scaling": {"rope_type": "linear", "factor": 2.0}})", plain});
-    out.push_back({"gpt2_dropout", R"({"model_type": "gpt2", "vocab_size": 61, "n_positions": 32, "n_embd": 32, "n_layer": 2,
-      "n_head": 4, "n_inner": 48, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, "initializer_range": 0.2})", smooth});
-    out.push_back({"gpt2_untied", R"({"model_type": "gpt2", "vocab_size": 40, "n_positions": 32, "n_embd": 32, "n_layer": 1,
+      "initializer_range": 0.2, "max_position_embeddings": 64, "rope_scaling": {"rope_type": "linear", "factor": 2.0}})",
+         plain});
+    out.push_back(
+        {"gpt2_dropout",
+         R"({"model_type": "gpt2", "vocab_size": 61, "n_positions": 32, "n_embd": 32, "n_layer": 2,
+      "n_head": 4, "n_inner": 48, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, "initializer_range": 0.2})",
+         smooth});
+    out.push_back(
+        {"gpt2_untied",
+         R"({"model_type": "gpt2", "vocab_size": 40, "n_positions": 32, "n_embd": 32, "n_layer": 1,
       "n_head": 4, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "initializer_range": 0.2, "tie_word_embeddings": false,
-      "activation_function": "relu", "scale_attn_by_inverse_layer_idx": true})", plain});
+      "activation_function": "relu", "scale_attn_by_inverse_layer_idx": true})",
+         plain});
     return out;
   }();
   return models;
@@ -35,7 +47,8 @@ std::shared_ptr<const ModelSpec> make_tiny(const TinyModel& model) {
   return make_model_from_json(model.config_json, model.name, model.options);
 }
 
-Batch tiny_rows(int64_t vocabulary, int64_t begin, int64_t end, int64_t length, int64_t step, bool packed) {
+Batch tiny_rows(int64_t vocabulary, int64_t begin, int64_t end, int64_t length, int64_t step,
+                bool packed) {
   const Rng rng(99, "data", cat("tiny", step));
   const auto ids = at::TensorOptions().dtype(at::kLong);
   Batch out;
@@ -46,7 +59,8 @@ Batch tiny_rows(int64_t vocabulary, int64_t begin, int64_t end, int64_t length, 
   out.step = step;
   out.first_row = begin;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t border = packed && row % 2 == 1 ? length / 3 : length;   // where the second document starts
+    const int64_t border =
+        packed && row % 2 == 1 ? length / 3 : length;  // where the second document starts
     for (int64_t t = 0; t < length; ++t) {
       const int64_t at = (row - begin) * length + t;
       const uint64_t e = static_cast<uint64_t>(row * length + t) * 3;
