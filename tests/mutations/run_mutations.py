@@ -9,7 +9,7 @@ An entry of mutations.json:
     id       short name
     why      what is broken, for the table
     file     source file
-    find     text that occurs in it exactly once
+    find     text that occurs in it exactly once; line breaks and blanks do not matter
     replace  what stands there instead
     binary   test program below <build>/bin
     filter   GoogleTest filter: the tests that must notice
@@ -40,6 +40,16 @@ def fail(text):
     sys.exit("run_mutations: " + text)
 
 
+def pattern(text):
+    """Matches the tokens of `text` however the source is laid out."""
+    tokens = re.findall(r"\w+|\S", text)
+    parts = [re.escape(tokens[0])]
+    for before, token in zip(tokens, tokens[1:]):
+        both_words = re.match(r"\w", before) and re.match(r"\w", token)
+        parts += [r"\s+" if both_words else r"\s*", re.escape(token)]
+    return re.compile("".join(parts))
+
+
 def read_entries(path, only):
     entries = json.loads(path.read_text())
     seen = set()
@@ -53,7 +63,7 @@ def read_entries(path, only):
         source = ROOT / entry["file"]
         if not source.exists():
             fail(f"{path.name}: {name}: {entry['file']} does not exist")
-        count = source.read_text().count(entry["find"])
+        count = len(pattern(entry["find"]).findall(source.read_text()))
         if count != 1:
             fail(f"{path.name}: {name}: the text occurs {count} times in {entry['file']}, allowed: exactly once")
         if entry["find"] == entry["replace"]:
@@ -183,7 +193,7 @@ def main():
         started = time.time()
         path = tree.source / entry["file"]
         original = path.read_text()
-        path.write_text(original.replace(entry["find"], entry["replace"]))
+        path.write_text(pattern(entry["find"]).sub(lambda _: entry["replace"], original))
         try:
             if not tree.build([entry["binary"]], None):
                 verdict, detail = "ERROR", "does not compile"
