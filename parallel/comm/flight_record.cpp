@@ -88,12 +88,8 @@ OpRecord convert(const flight::Record& r, const Tables& tables, int64_t now_ns) 
                   : (r.dtype < static_cast<uint8_t>(at::ScalarType::NumOptions)
                          ? dtype_name(static_cast<at::ScalarType>(r.dtype))
                          : std::string("?"));
-  const uint32_t layer = r.site >> 16;
-  const std::string site_op = site_op_name(static_cast<SiteOp>(r.site & 0xffff));
-  const std::string layer_name =
-      lookup(tables.layers, layer, layer == 0 ? "" : cat("layer ", layer));
-  out.site = site_op.empty() ? (layer == 0 ? std::string() : layer_name)
-                             : (layer_name.empty() ? site_op : layer_name + " " + site_op);
+  const Site site{static_cast<uint16_t>(r.site >> 16), static_cast<SiteOp>(r.site & 0xffff)};
+  out.site = site_text(site, lookup(tables.layers, site.layer, ""));
   out.phase = lookup(tables.phases, r.phase, "");
   out.count = r.count;
   out.bytes = r.bytes;
@@ -110,6 +106,12 @@ OpRecord convert(const flight::Record& r, const Tables& tables, int64_t now_ns) 
 
 }  // namespace flight_record_detail
 
+std::filesystem::path flight_file(const std::filesystem::path& run_dir, int rank) {
+  const std::string number = std::to_string(rank);
+  return run_dir / "flight" /
+         cat("rank-", std::string(number.size() < 5 ? 5 - number.size() : 0, '0'), number, ".fr");
+}
+
 FlightRecord read_flight_record(const std::filesystem::path& file) {
   namespace fd = flight_record_detail;
   std::ifstream in(file, std::ios::binary);
@@ -125,6 +127,12 @@ FlightRecord read_flight_record(const std::filesystem::path& file) {
   if (header->version != flight::kVersion || header->record_bytes != sizeof(flight::Record)) {
     throw DataError(cat(file.string(), ": flight record of version ", header->version,
                         ", this program reads ", flight::kVersion));
+  }
+  constexpr int kMostRanks = 1 << 24;
+  if (header->world < 1 || header->world > kMostRanks || header->rank < 0 ||
+      header->rank >= header->world) {
+    throw DataError(
+        cat(file.string(), ": damaged flight record: rank ", header->rank, " of ", header->world));
   }
   FlightRecord out;
   out.rank = header->rank;

@@ -24,15 +24,16 @@ struct MpiJob {
   MpiOptions options;
   std::shared_ptr<MpiEngine> engine;
   std::shared_ptr<SegmentRegistry> registry = std::make_shared<SegmentRegistry>();
-  std::vector<int> node_of;          // by job rank
-  std::vector<SharedMemoryKind> memory_of;   // by node
-  uint64_t segments = 0;             // made by groups whose first member is this process
+  std::vector<int> node_of;                 // by job rank
+  std::vector<SharedMemoryKind> memory_of;  // by node
+  uint64_t segments = 0;                    // made by groups whose first member is this process
   int job_rank = 0;
 };
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(std::shared_ptr<MpiJob> job, MPI_Comm comm, std::vector<int> job_ranks, int rank, std::string name)
+  MpiCommunicator(std::shared_ptr<MpiJob> job, MPI_Comm comm, std::vector<int> job_ranks, int rank,
+                  std::string name)
       : Communicator(std::move(job_ranks), rank, std::move(name)),
         job_(std::move(job)),
         group_(std::make_shared<MpiGroup>()),
@@ -53,7 +54,9 @@ class MpiCommunicator final : public Communicator {
     });
   }
   Work do_all_gather(const Tensor& out, const Tensor& in) override { return two_tensors(out, in); }
-  Work do_reduce_scatter(const Tensor& out, const Tensor& in) override { return two_tensors(out, in); }
+  Work do_reduce_scatter(const Tensor& out, const Tensor& in) override {
+    return two_tensors(out, in);
+  }
   Work do_all_to_all(const Tensor& out, const Tensor& in) override { return two_tensors(out, in); }
   Work do_broadcast(const Tensor& inout, int root) override {
     return on_host(inout, {}, [&](const Tensor& out, const Tensor&) {
@@ -93,7 +96,8 @@ class MpiCommunicator final : public Communicator {
     });
   }
 
-  // Tensors of other devices go through copies in host memory, and the operation is complete when it returns.
+  // Tensors of other devices go through copies in host memory, and the operation is complete when
+  // it returns.
   template <class Run>
   Work on_host(const Tensor& out, const Tensor& in, Run&& run) {
     if (out.is_cpu()) return run(out, in);
@@ -107,7 +111,7 @@ class MpiCommunicator final : public Communicator {
   std::shared_ptr<MpiJob> job_;
   std::shared_ptr<MpiGroup> group_;
   std::shared_ptr<MpiQueue> queue_;
-  std::shared_ptr<SharedGroup> shared_;   // null: the members are on several nodes, or there is one
+  std::shared_ptr<SharedGroup> shared_;  // null: the members are on several nodes, or there is one
 };
 
 SharedMemoryKind MpiCommunicator::memory_kind() const {
@@ -128,14 +132,17 @@ std::shared_ptr<SharedSegment> MpiCommunicator::make_segment(size_t bytes) {
   const auto gather = [&](const std::string& text) { return do_all_gather_bytes(text); };
   uint64_t value = 0;
   std::memcpy(&value, gather(id).front().data(), sizeof(value));
-  return SharedSegment::create(memory_kind(), bytes, value, ranks(), rank(), gather, job_->registry);
+  return SharedSegment::create(memory_kind(), bytes, value, ranks(), rank(), gather,
+                               job_->registry);
 }
 
 void MpiCommunicator::open_shared_group() {
   if (size() == 1 || memory_kind() == SharedMemoryKind::None) return;
-  const size_t half = std::max<size_t>(job_->options.half_bytes, 4096 * static_cast<size_t>(size()));
-  shared_ = std::make_shared<SharedGroup>(name(), ranks(), rank(), make_segment(SharedGroup::kHeaderBytes + 2 * half),
-                                          half, job_->registry);
+  const size_t half =
+      std::max<size_t>(job_->options.half_bytes, 4096 * static_cast<size_t>(size()));
+  shared_ = std::make_shared<SharedGroup>(name(), ranks(), rank(),
+                                          make_segment(SharedGroup::kHeaderBytes + 2 * half), half,
+                                          job_->registry);
 }
 
 Work MpiCommunicator::do_exchange(std::span<const Transfer> transfers) {
@@ -144,10 +151,12 @@ Work MpiCommunicator::do_exchange(std::span<const Transfer> transfers) {
   for (Transfer& t : on_host) {
     if (t.tensor.is_cpu()) continue;
     staged = true;
-    t.tensor = t.kind == Transfer::Kind::Send ? t.tensor.to(at::kCPU)
-                                              : at::empty_like(t.tensor, t.tensor.options().device(at::kCPU));
+    t.tensor = t.kind == Transfer::Kind::Send
+                   ? t.tensor.to(at::kCPU)
+                   : at::empty_like(t.tensor, t.tensor.options().device(at::kCPU));
   }
-  Work work = job_->engine->submit(make_exchange_task(group_, on_host, current()), nullptr, op_log(), current());
+  Work work = job_->engine->submit(make_exchange_task(group_, on_host, current()), nullptr,
+                                   op_log(), current());
   if (!staged) return work;
   work.wait();
   for (size_t i = 0; i < on_host.size(); ++i) {
@@ -158,7 +167,8 @@ Work MpiCommunicator::do_exchange(std::span<const Transfer> transfers) {
   return Work();
 }
 
-std::unique_ptr<Communicator> MpiCommunicator::do_subgroup(std::vector<int> members, std::string name) {
+std::unique_ptr<Communicator> MpiCommunicator::do_subgroup(std::vector<int> members,
+                                                           std::string name) {
   std::vector<int> job_ranks;
   int me = 0;
   for (size_t i = 0; i < members.size(); ++i) {
@@ -169,9 +179,10 @@ std::unique_ptr<Communicator> MpiCommunicator::do_subgroup(std::vector<int> memb
   if (members.size() > 1) {
     MPI_Group all = MPI_GROUP_NULL, part = MPI_GROUP_NULL;
     check_mpi(MPI_Comm_group(group_->comm->get(), &all), this->name(), "subgroup " + name);
-    check_mpi(MPI_Group_incl(all, static_cast<int>(members.size()), members.data(), &part), this->name(),
+    check_mpi(MPI_Group_incl(all, static_cast<int>(members.size()), members.data(), &part),
+              this->name(), "subgroup " + name);
+    check_mpi(MPI_Comm_create_group(group_->comm->get(), part, 0, &comm), this->name(),
               "subgroup " + name);
-    check_mpi(MPI_Comm_create_group(group_->comm->get(), part, 0, &comm), this->name(), "subgroup " + name);
     MPI_Group_free(&part);
     MPI_Group_free(&all);
   }
@@ -183,7 +194,8 @@ Tensor MpiCommunicator::do_allocate(int64_t elements, at::ScalarType dtype) {
   if (!shared_ || elements == 0) return at::zeros({elements}, options);
   auto segment = make_segment(static_cast<size_t>(elements) * c10::elementSize(dtype));
   void* data = segment->own();
-  return at::from_blob(data, {elements}, [segment](void*) mutable { segment.reset(); }, options);
+  return at::from_blob(
+      data, {elements}, [segment](void*) mutable { segment.reset(); }, options);
 }
 
 namespace mpi_communicator_detail {
@@ -195,20 +207,22 @@ int available_cores(MPI_Comm node) {
   if (sched_getaffinity(0, sizeof(set), &set) != 0) CPU_ZERO(&set);
   cpu_set_t all;
   CPU_ZERO(&all);
-  check_mpi(MPI_Allreduce(&set, &all, sizeof(set), MPI_BYTE, MPI_BOR, node), "job", "MPI_Allreduce");
+  check_mpi(MPI_Allreduce(&set, &all, sizeof(set), MPI_BYTE, MPI_BOR, node), "job",
+            "MPI_Allreduce");
   return std::max(1, CPU_COUNT(&all));
 }
 
 // Processes of the node, in order of their ranks in MPI_COMM_WORLD.
 MPI_Comm node_communicator(const MpiOptions& options) {
   MPI_Comm node = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node), "job",
-            "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
+            "job", "MPI_Comm_split_type");
   if (options.ranks_per_node > 0) {
     int local = 0;
     MPI_Comm_rank(node, &local);
     MPI_Comm part = MPI_COMM_NULL;
-    check_mpi(MPI_Comm_split(node, local / options.ranks_per_node, local, &part), "job", "MPI_Comm_split");
+    check_mpi(MPI_Comm_split(node, local / options.ranks_per_node, local, &part), "job",
+              "MPI_Comm_split");
     MPI_Comm_free(&node);
     node = part;
   }
@@ -226,7 +240,8 @@ SharedMemoryKind probe(MPI_Comm node) {
   const auto gather = [&](const std::string& text) {
     std::vector<char> mine(512, '\0'), all(512 * static_cast<size_t>(size));
     text.copy(mine.data(), mine.size() - 1);
-    check_mpi(MPI_Allgather(mine.data(), 512, MPI_BYTE, all.data(), 512, MPI_BYTE, node), "job", "MPI_Allgather");
+    check_mpi(MPI_Allgather(mine.data(), 512, MPI_BYTE, all.data(), 512, MPI_BYTE, node), "job",
+              "MPI_Allgather");
     std::vector<std::string> texts;
     for (int r = 0; r < size; ++r) texts.emplace_back(all.data() + 512 * static_cast<size_t>(r));
     return texts;
@@ -241,8 +256,10 @@ SharedMemoryKind probe(MPI_Comm node) {
     }
   }
   if (rank == 0) {
-    log::warn("the processes of this node cannot share memory and will send messages instead, which is slower: ",
-              reasons);
+    log::warn(
+        "the processes of this node cannot share memory and will send messages instead, which is "
+        "slower: ",
+        reasons);
   }
   return SharedMemoryKind::None;
 }
@@ -265,14 +282,16 @@ std::unique_ptr<Communicator> make_mpi_communicator(const MpiOptions& options) {
   check_mpi(MPI_Bcast(&leader, 1, MPI_INT, 0, node.get()), "job", "MPI_Bcast");
   const SharedMemoryKind memory = md::probe(node.get());
 
-  // Logical order: nodes by their lowest rank, inside them by local rank, whatever the launcher's mapping.
+  // Logical order: nodes by their lowest rank, inside them by local rank, whatever the launcher's
+  // mapping.
   struct Place {
     int leader, local, world_rank, memory;
   };
   const Place mine{leader, local, world_rank, static_cast<int>(memory)};
   std::vector<Place> places(world);
-  check_mpi(MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, places.data(), sizeof(mine), MPI_BYTE, MPI_COMM_WORLD), "job",
-            "MPI_Allgather");
+  check_mpi(MPI_Allgather(&mine, sizeof(mine), MPI_BYTE, places.data(), sizeof(mine), MPI_BYTE,
+                          MPI_COMM_WORLD),
+            "job", "MPI_Allgather");
   std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
     return a.leader != b.leader ? a.leader < b.leader : a.local < b.local;
   });
@@ -295,6 +314,8 @@ std::unique_ptr<Communicator> make_mpi_communicator(const MpiOptions& options) {
   return std::make_unique<MpiCommunicator>(job, comm, std::move(ranks), job->job_rank, "job");
 }
 
-std::unique_ptr<Communicator> make_mpi_communicator() { return make_mpi_communicator(MpiOptions{}); }
+std::unique_ptr<Communicator> make_mpi_communicator() {
+  return make_mpi_communicator(MpiOptions{});
+}
 
 }  // namespace strata

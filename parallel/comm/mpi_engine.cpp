@@ -84,8 +84,8 @@ Work MpiEngine::submit(std::shared_ptr<MpiTask> task, const std::shared_ptr<MpiQ
     return Work(std::move(task));
   }
   if (queue->failed_) {
-    throw CommError(cat("communicator ", queue->communicator_, ": ", comm_op_name(operation.op), " #",
-                        operation.sequence, " cannot run after an earlier operation failed"));
+    throw CommError(cat("communicator ", queue->communicator_, ": ", comm_op_name(operation.op),
+                        " #", operation.sequence, " cannot run after an earlier operation failed"));
   }
   queue->tasks_.push_back(task);
   if (queue->tasks_.size() == 1) advance(*queue);
@@ -126,7 +126,7 @@ void MpiEngine::advance(MpiQueue& queue) {
 }
 
 void MpiEngine::progress() {
-  if (inside_) return;   // a tensor's release may drop the last handle of something that polls
+  if (inside_) return;  // a tensor's release may drop the last handle of something that polls
   inside_ = true;
   std::exception_ptr failure;
   for (size_t i = 0; i < queues_.size();) {

@@ -15,33 +15,37 @@ namespace strata {
 namespace mpi_messages_detail {
 
 constexpr int kCollectiveTag = 1, kExchangeTag = 2;
-constexpr int64_t kLargestMessage = int64_t{1} << 30;   // MPI counts are int
-constexpr int64_t kRoundBytes = int64_t{8} << 20;       // of the tensor, per round of a reduction
+constexpr int64_t kLargestMessage = int64_t{1} << 30;  // MPI counts are int
+constexpr int64_t kRoundBytes = int64_t{8} << 20;      // of the tensor, per round of a reduction
 
 // Requests that complete together.
 class Requests {
  public:
-  Requests(const MpiGroup& group, int tag, std::string what) : group_(group), tag_(tag), what_(std::move(what)) {}
+  Requests(const MpiGroup& group, int tag, std::string what)
+      : group_(group), tag_(tag), what_(std::move(what)) {}
 
   void send(const void* data, int64_t bytes, int peer) {
     for (int64_t at = 0; at < bytes; at += kLargestMessage) {
       const int count = static_cast<int>(std::min(kLargestMessage, bytes - at));
-      check_mpi(MPI_Isend(static_cast<const char*>(data) + at, count, MPI_BYTE, peer, tag_, group_.comm->get(),
-                          add()),
+      check_mpi(MPI_Isend(static_cast<const char*>(data) + at, count, MPI_BYTE, peer, tag_,
+                          group_.comm->get(), add()),
                 group_.name, what_);
     }
   }
   void receive(void* data, int64_t bytes, int peer) {
     for (int64_t at = 0; at < bytes; at += kLargestMessage) {
       const int count = static_cast<int>(std::min(kLargestMessage, bytes - at));
-      check_mpi(MPI_Irecv(static_cast<char*>(data) + at, count, MPI_BYTE, peer, tag_, group_.comm->get(), add()),
+      check_mpi(MPI_Irecv(static_cast<char*>(data) + at, count, MPI_BYTE, peer, tag_,
+                          group_.comm->get(), add()),
                 group_.name, what_);
     }
   }
   // A message without data, both ways.
   void signal(int to, int from) {
-    check_mpi(MPI_Irecv(nullptr, 0, MPI_BYTE, from, tag_, group_.comm->get(), add()), group_.name, what_);
-    check_mpi(MPI_Isend(nullptr, 0, MPI_BYTE, to, tag_, group_.comm->get(), add()), group_.name, what_);
+    check_mpi(MPI_Irecv(nullptr, 0, MPI_BYTE, from, tag_, group_.comm->get(), add()), group_.name,
+              what_);
+    check_mpi(MPI_Isend(nullptr, 0, MPI_BYTE, to, tag_, group_.comm->get(), add()), group_.name,
+              what_);
   }
   MPI_Request* add() {
     requests_.push_back(MPI_REQUEST_NULL);
@@ -51,7 +55,8 @@ class Requests {
   bool test() {
     if (requests_.empty()) return true;
     int all = 0;
-    const int code = MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all, MPI_STATUSES_IGNORE);
+    const int code = MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all,
+                                 MPI_STATUSES_IGNORE);
     check_mpi(code, group_.name, what_);
     if (all) requests_.clear();
     return all != 0;
@@ -71,7 +76,8 @@ std::string op_text(const CommOperation& operation) {
 
 class ExchangeTask final : public MpiTask {
  public:
-  ExchangeTask(std::shared_ptr<MpiGroup> group, std::vector<Transfer> transfers, const CommOperation& operation)
+  ExchangeTask(std::shared_ptr<MpiGroup> group, std::vector<Transfer> transfers,
+               const CommOperation& operation)
       : group_(std::move(group)),
         transfers_(std::move(transfers)),
         requests_(*group_, kExchangeTag, op_text(operation)) {}
@@ -81,10 +87,12 @@ class ExchangeTask final : public MpiTask {
     if (!begun_) {
       begun_ = true;
       for (const Transfer& t : transfers_) {
-        if (t.kind == Transfer::Kind::Recv) requests_.receive(t.tensor.data_ptr(), bytes(t), t.peer);
+        if (t.kind == Transfer::Kind::Recv)
+          requests_.receive(t.tensor.data_ptr(), bytes(t), t.peer);
       }
       for (const Transfer& t : transfers_) {
-        if (t.kind == Transfer::Kind::Send) requests_.send(t.tensor.const_data_ptr(), bytes(t), t.peer);
+        if (t.kind == Transfer::Kind::Send)
+          requests_.send(t.tensor.const_data_ptr(), bytes(t), t.peer);
       }
     }
     return requests_.test();
@@ -100,8 +108,8 @@ class ExchangeTask final : public MpiTask {
   bool begun_ = false;
 };
 
-// Advances by calling phase(0), phase(1), ... each after the messages of the one before are there, until one says it was
-// the last.
+// Advances by calling phase(0), phase(1), ... each after the messages of the one before are there,
+// until one says it was the last.
 template <class Base>
 class PhasedTask : public Base {
  public:
@@ -109,7 +117,7 @@ class PhasedTask : public Base {
       : group_(std::move(group)), requests_(*group_, tag, std::move(what)) {}
 
  protected:
-  virtual bool phase(int64_t index) = 0;   // true: no further phase
+  virtual bool phase(int64_t index) = 0;  // true: no further phase
   bool advance() final {
     while (requests_.test()) {
       if (last_) return true;
@@ -144,12 +152,18 @@ class MessageTask final : public PhasedTask<MpiTask> {
  protected:
   bool phase(int64_t index) override {
     switch (call_.operation.op) {
-      case CommOp::AllReduce: return all_reduce(index);
-      case CommOp::ReduceScatter: return reduce_scatter(index);
-      case CommOp::AllGather: return all_gather();
-      case CommOp::AllToAll: return all_to_all();
-      case CommOp::Broadcast: return broadcast(index);
-      default: return barrier(index);
+      case CommOp::AllReduce:
+        return all_reduce(index);
+      case CommOp::ReduceScatter:
+        return reduce_scatter(index);
+      case CommOp::AllGather:
+        return all_gather();
+      case CommOp::AllToAll:
+        return all_to_all();
+      case CommOp::Broadcast:
+        return broadcast(index);
+      default:
+        return barrier(index);
     }
   }
   void release() override {
@@ -159,8 +173,8 @@ class MessageTask final : public PhasedTask<MpiTask> {
   }
 
  private:
-  // Round r handles elements [r * round, ...) of the tensor: phase 2r brings everybody's part of my slice, phase 2r + 1 sums it
-  // and sends the result to all.
+  // Round r handles elements [r * round, ...) of the tensor: phase 2r brings everybody's part of my
+  // slice, phase 2r + 1 sums it and sends the result to all.
   bool all_reduce(int64_t index) {
     const int64_t count = in_bytes_ / item_, round = std::max<int64_t>(kRoundBytes / item_, n_);
     const int64_t first = index / 2 * round, length = std::min(round, count - first);
@@ -182,7 +196,8 @@ class MessageTask final : public PhasedTask<MpiTask> {
 
   // Phase r brings round r and sums round r - 1.
   bool reduce_scatter(int64_t index) {
-    const int64_t block = in_bytes_ / n_, round = std::max(kRoundBytes / n_ / item_, int64_t{1}) * item_;
+    const int64_t block = in_bytes_ / n_,
+                  round = std::max(kRoundBytes / n_ / item_, int64_t{1}) * item_;
     const auto length = [&](int64_t r) { return std::min(round, block - r * round); };
     if (index > 0) {
       const int64_t at = (index - 1) * round;
@@ -199,7 +214,8 @@ class MessageTask final : public PhasedTask<MpiTask> {
   bool all_gather() {
     for_peers([&](int r) { requests_.receive(out_ + r * in_bytes_, in_bytes_, r); });
     for_peers([&](int r) { requests_.send(in_, in_bytes_, r); });
-    if (out_ + me_ * in_bytes_ != in_) std::memcpy(out_ + me_ * in_bytes_, in_, static_cast<size_t>(in_bytes_));
+    if (out_ + me_ * in_bytes_ != in_)
+      std::memcpy(out_ + me_ * in_bytes_, in_, static_cast<size_t>(in_bytes_));
     return true;
   }
 
@@ -211,7 +227,8 @@ class MessageTask final : public PhasedTask<MpiTask> {
     return true;
   }
 
-  // Binomial tree over ranks relative to the root: phase 0 receives from the parent, phase 1 sends to the children.
+  // Binomial tree over ranks relative to the root: phase 0 receives from the parent, phase 1 sends
+  // to the children.
   bool broadcast(int64_t index) {
     const int relative = (me_ - call_.root + n_) % n_;
     int bit = 1;
@@ -239,9 +256,12 @@ class MessageTask final : public PhasedTask<MpiTask> {
     for (int k = 1; k < n_; ++k) f((me_ + k) % n_);
   }
   void reserve_inbox(int64_t slice_bytes) {
-    if (!inbox_.defined()) inbox_ = at::empty({slice_bytes * n_}, at::TensorOptions().dtype(at::ScalarType::Byte));
+    if (!inbox_.defined())
+      inbox_ = at::empty({slice_bytes * n_}, at::TensorOptions().dtype(at::ScalarType::Byte));
   }
-  char* inbox(int r, int64_t slice_bytes) { return static_cast<char*>(inbox_.data_ptr()) + r * slice_bytes; }
+  char* inbox(int r, int64_t slice_bytes) {
+    return static_cast<char*>(inbox_.data_ptr()) + r * slice_bytes;
+  }
   void sum(int64_t slice_bytes, const char* own, char* to, int64_t count) {
     std::vector<const void*> sources(n_);
     for (int r = 0; r < n_; ++r) sources[r] = r == me_ ? own : inbox(r, slice_bytes);
@@ -267,16 +287,18 @@ class BroadcastBytesTask final : public PhasedTask<MpiBytesTask> {
  protected:
   bool phase(int64_t index) override {
     if (index == 0) {
-      check_mpi(MPI_Ibcast(&size_, sizeof(size_), MPI_BYTE, root_, group_->comm->get(), requests_.add()),
-                group_->name, requests_.what());
+      check_mpi(
+          MPI_Ibcast(&size_, sizeof(size_), MPI_BYTE, root_, group_->comm->get(), requests_.add()),
+          group_->name, requests_.what());
       return false;
     }
     if (index == 1) bytes.resize(size_);
     const uint64_t at = static_cast<uint64_t>(index - 1) * kLargestMessage;
     if (at >= size_) return true;
     const int count = static_cast<int>(std::min<uint64_t>(kLargestMessage, size_ - at));
-    check_mpi(MPI_Ibcast(bytes.data() + at, count, MPI_BYTE, root_, group_->comm->get(), requests_.add()),
-              group_->name, requests_.what());
+    check_mpi(
+        MPI_Ibcast(bytes.data() + at, count, MPI_BYTE, root_, group_->comm->get(), requests_.add()),
+        group_->name, requests_.what());
     return false;
   }
 
@@ -288,15 +310,17 @@ class BroadcastBytesTask final : public PhasedTask<MpiBytesTask> {
 class GatherBytesTask final : public PhasedTask<MpiBytesTask> {
  public:
   GatherBytesTask(std::shared_ptr<MpiGroup> group, std::string data)
-      : PhasedTask(std::move(group), 0, "all_gather_bytes"), size_(data.size()), sizes_(group_->size) {
+      : PhasedTask(std::move(group), 0, "all_gather_bytes"),
+        size_(data.size()),
+        sizes_(group_->size) {
     bytes = std::move(data);
   }
 
  protected:
   bool phase(int64_t index) override {
     if (index == 0) {
-      check_mpi(MPI_Iallgather(&size_, sizeof(size_), MPI_BYTE, sizes_.data(), sizeof(size_), MPI_BYTE,
-                               group_->comm->get(), requests_.add()),
+      check_mpi(MPI_Iallgather(&size_, sizeof(size_), MPI_BYTE, sizes_.data(), sizeof(size_),
+                               MPI_BYTE, group_->comm->get(), requests_.add()),
                 group_->name, requests_.what());
       return false;
     }
@@ -308,17 +332,20 @@ class GatherBytesTask final : public PhasedTask<MpiBytesTask> {
         total += size;
       }
       if (total > INT_MAX) {
-        throw CommError(cat("communicator ", group_->name, ": all_gather_bytes: ",
-                            bytes_text(static_cast<double>(total)), " in all, at most 2 GiB can be gathered"));
+        throw CommError(cat("communicator ", group_->name,
+                            ": all_gather_bytes: ", bytes_text(static_cast<double>(total)),
+                            " in all, at most 2 GiB can be gathered"));
       }
       joined_.resize(total);
-      check_mpi(MPI_Iallgatherv(bytes.data(), static_cast<int>(size_), MPI_BYTE, joined_.data(), counts_.data(),
-                                displacements_.data(), MPI_BYTE, group_->comm->get(), requests_.add()),
+      check_mpi(MPI_Iallgatherv(bytes.data(), static_cast<int>(size_), MPI_BYTE, joined_.data(),
+                                counts_.data(), displacements_.data(), MPI_BYTE,
+                                group_->comm->get(), requests_.add()),
                 group_->name, requests_.what());
       return false;
     }
     all.clear();
-    for (int r = 0; r < group_->size; ++r) all.push_back(joined_.substr(displacements_[r], counts_[r]));
+    for (int r = 0; r < group_->size; ++r)
+      all.push_back(joined_.substr(displacements_[r], counts_[r]));
     return true;
   }
 
@@ -346,23 +373,29 @@ void check_mpi(int code, const std::string& communicator, const std::string& wha
   std::array<char, MPI_MAX_ERROR_STRING> text{};
   int length = 0;
   MPI_Error_string(code, text.data(), &length);
-  throw CommError(cat("communicator ", communicator, ": ", what, ": ", std::string(text.data(), length)));
+  throw CommError(
+      cat("communicator ", communicator, ": ", what, ": ", std::string(text.data(), length)));
 }
 
-std::shared_ptr<MpiTask> make_exchange_task(std::shared_ptr<MpiGroup> group, std::vector<Transfer> transfers,
+std::shared_ptr<MpiTask> make_exchange_task(std::shared_ptr<MpiGroup> group,
+                                            std::vector<Transfer> transfers,
                                             CommOperation operation) {
-  return std::make_shared<mpi_messages_detail::ExchangeTask>(std::move(group), std::move(transfers), operation);
+  return std::make_shared<mpi_messages_detail::ExchangeTask>(std::move(group), std::move(transfers),
+                                                             operation);
 }
 
 std::shared_ptr<MpiTask> make_message_task(std::shared_ptr<MpiGroup> group, SharedCall call) {
   return std::make_shared<mpi_messages_detail::MessageTask>(std::move(group), std::move(call));
 }
 
-std::shared_ptr<MpiBytesTask> make_broadcast_bytes_task(std::shared_ptr<MpiGroup> group, std::string bytes, int root) {
-  return std::make_shared<mpi_messages_detail::BroadcastBytesTask>(std::move(group), std::move(bytes), root);
+std::shared_ptr<MpiBytesTask> make_broadcast_bytes_task(std::shared_ptr<MpiGroup> group,
+                                                        std::string bytes, int root) {
+  return std::make_shared<mpi_messages_detail::BroadcastBytesTask>(std::move(group),
+                                                                   std::move(bytes), root);
 }
 
-std::shared_ptr<MpiBytesTask> make_gather_bytes_task(std::shared_ptr<MpiGroup> group, std::string bytes) {
+std::shared_ptr<MpiBytesTask> make_gather_bytes_task(std::shared_ptr<MpiGroup> group,
+                                                     std::string bytes) {
   return std::make_shared<mpi_messages_detail::GatherBytesTask>(std::move(group), std::move(bytes));
 }
 

@@ -25,8 +25,9 @@ MpiProcess start_mpi() {
     throw CommError("MPI_Init_thread failed.");
   }
   if (level < MPI_THREAD_SERIALIZED) {
-    throw CommError(cat("This MPI library (", mpi_library(), ") offers no calls from threads; allowed: ",
-                        "MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE. Rebuild it with thread support."));
+    throw CommError(
+        cat("This MPI library (", mpi_library(), ") offers no calls from threads; allowed: ",
+            "MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE. Rebuild it with thread support."));
   }
   MpiProcess out;
   out.concurrent = level == MPI_THREAD_MULTIPLE;
@@ -51,7 +52,7 @@ void finish_mpi() { MPI_Finalize(); }
 
 void abort_mpi(int code) {
   MPI_Abort(MPI_COMM_WORLD, code);
-  std::abort();   // MPI_Abort does not return
+  std::abort();  // MPI_Abort does not return
 }
 
 }  // namespace strata

@@ -18,7 +18,8 @@ SharedGroup::SharedGroup(std::string name, std::vector<int> job_ranks, int rank,
       half_bytes_(half_bytes) {
   for (size_t r = 0; r < job_ranks_.size(); ++r) {
     char* block = segment_->block(static_cast<int>(r));
-    lines_.push_back(reinterpret_cast<Line*>(block));   // zero bytes are epoch 0 of an atomic counter
+    lines_.push_back(
+        reinterpret_cast<Line*>(block));  // zero bytes are epoch 0 of an atomic counter
     for (int parity = 0; parity < 2; ++parity) {
       halves_[parity].push_back(block + kHeaderBytes + static_cast<size_t>(parity) * half_bytes_);
     }
@@ -75,9 +76,11 @@ void SharedGroup::compare(const OpLog* log) const {
                             .peer = d.peer,
                             .count = static_cast<int64_t>(d.count),
                             .site = {d.layer, static_cast<SiteOp>(d.site)}};
-    texts.push_back(cat("rank ", job_ranks_[r], ": #", d.sequence, " ", strata::describe(operation, log)));
+    texts.push_back(
+        cat("rank ", job_ranks_[r], ": #", d.sequence, " ", strata::describe(operation, log)));
   }
-  throw DesyncError(cat("communicator ", name_, ": members run different operations: ", join(texts, "; "),
+  throw DesyncError(cat("communicator ", name_,
+                        ": members run different operations: ", join(texts, "; "),
                         ". One of them skipped, repeated or reordered a collective"));
 }
 

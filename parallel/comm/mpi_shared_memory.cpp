@@ -19,7 +19,7 @@ namespace mpi_shared_memory_detail {
 
 struct File {
   int fd = -1;
-  std::string name;   // of a Named file, until it is unlinked
+  std::string name;  // of a Named file, until it is unlinked
 
   ~File() {
     if (fd >= 0) close(fd);
@@ -30,7 +30,7 @@ struct File {
 char* map(int fd, size_t bytes) {
   void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (address == MAP_FAILED) return nullptr;
-  madvise(address, bytes, MADV_HUGEPAGE);   // ignored where huge pages for shared memory are off
+  madvise(address, bytes, MADV_HUGEPAGE);  // ignored where huge pages for shared memory are off
   return static_cast<char*>(address);
 }
 
@@ -56,12 +56,15 @@ int open_new(SharedMemoryKind kind, uint64_t key, File& file) {
 
 // "<pid> <fd> <key>" or "<name> <key>", or "! <reason>"
 std::string make_token(SharedMemoryKind kind, const File& file, uint64_t key) {
-  return kind == SharedMemoryKind::Anonymous ? cat(getpid(), " ", file.fd, " ", key) : cat(file.name, " ", key);
+  return kind == SharedMemoryKind::Anonymous ? cat(getpid(), " ", file.fd, " ", key)
+                                             : cat(file.name, " ", key);
 }
 
-// Maps what another process offers; null with the reason in `problem`. The key in the last page, which nobody else uses,
-// proves that this is the memory meant, whatever else the path may lead to here.
-char* map_token(SharedMemoryKind kind, const std::string& token, size_t bytes, size_t page, std::string& problem) {
+// Maps what another process offers; null with the reason in `problem`. The key in the last page,
+// which nobody else uses, proves that this is the memory meant, whatever else the path may lead to
+// here.
+char* map_token(SharedMemoryKind kind, const std::string& token, size_t bytes, size_t page,
+                std::string& problem) {
   std::istringstream words(token);
   uint64_t key = 0;
   int fd = -1;
@@ -107,8 +110,9 @@ const SharedSegment* SegmentRegistry::find(const void* address, size_t bytes) co
   return begin + bytes <= base + segment->bytes() ? segment : nullptr;
 }
 
-std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size_t bytes, uint64_t id,
-                                                     std::vector<int> members, int me, const Gather& gather,
+std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size_t bytes,
+                                                     uint64_t id, std::vector<int> members, int me,
+                                                     const Gather& gather,
                                                      std::shared_ptr<SegmentRegistry> registry) {
   namespace sm = mpi_shared_memory_detail;
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -129,7 +133,8 @@ std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size
   std::string problem;
   if (const int error = sm::open_new(kind, key, file)) {
     problem = std::strerror(error);
-  } else if (ftruncate(file.fd, static_cast<off_t>(mapped)) != 0 || !(segment->blocks_[me] = sm::map(file.fd, mapped))) {
+  } else if (ftruncate(file.fd, static_cast<off_t>(mapped)) != 0 ||
+             !(segment->blocks_[me] = sm::map(file.fd, mapped))) {
     problem = std::strerror(errno);
   } else if (const int error = sm::populate(file.fd, segment->own(), mapped)) {
     problem = std::strerror(error);
@@ -151,9 +156,9 @@ std::shared_ptr<SharedSegment> SharedSegment::create(SharedMemoryKind kind, size
     if (problem.empty()) problem = answer;
   }
   if (!problem.empty()) {
-    throw OutOfMemoryError(cat("shared memory of ", bytes_text(static_cast<double>(bytes)),
-                               " per process: ", problem,
-                               ". Free memory (or enlarge /dev/shm) on this node, or use fewer ranks"));
+    throw OutOfMemoryError(
+        cat("shared memory of ", bytes_text(static_cast<double>(bytes)), " per process: ", problem,
+            ". Free memory (or enlarge /dev/shm) on this node, or use fewer ranks"));
   }
   segment->registry_ = std::move(registry);
   segment->registry_->by_address_[segment->own()] = segment.get();

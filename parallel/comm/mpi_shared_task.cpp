@@ -31,12 +31,17 @@ Span part(int64_t count, int parts, int index, int64_t item) {
 
 }  // namespace mpi_shared_task_detail
 
-// Steps of one operation, in the terms of mpi_shared_group.h: step 0 writes the descriptor and perhaps data and publishes;
-// each later step runs when all have published and either completes the operation or publishes again.
+// Steps of one operation, in the terms of mpi_shared_group.h: step 0 writes the descriptor and
+// perhaps data and publishes; each later step runs when all have published and either completes the
+// operation or publishes again.
 class SharedTask final : public MpiTask {
  public:
   SharedTask(std::shared_ptr<SharedGroup> group, SharedCall call, std::shared_ptr<OpLog> log)
-      : g_(std::move(group)), call_(std::move(call)), log_(std::move(log)), n_(g_->size()), me_(g_->rank()) {
+      : g_(std::move(group)),
+        call_(std::move(call)),
+        log_(std::move(log)),
+        n_(g_->size()),
+        me_(g_->rank()) {
     op_ = call_.operation.op;
     const Tensor& read = call_.in.defined() ? call_.in : call_.out;
     dtype_ = read.scalar_type();
@@ -81,7 +86,8 @@ class SharedTask final : public MpiTask {
         block_ = in_bytes_;
         small_ = in_bytes_ <= mpi_shared_task_detail::kSmallAllReduceBytes;
         // A chunk leaves room for the reduced slice behind it.
-        chunk_ = (half - 2 * mpi_shared_task_detail::kLine) * n_ / (n_ + 1) / (n_ * mpi_shared_task_detail::kLine) * (n_ * mpi_shared_task_detail::kLine);
+        chunk_ = (half - 2 * mpi_shared_task_detail::kLine) * n_ / (n_ + 1) /
+                 (n_ * mpi_shared_task_detail::kLine) * (n_ * mpi_shared_task_detail::kLine);
         break;
       }
       case CommOp::AllGather:
@@ -147,10 +153,11 @@ class SharedTask final : public MpiTask {
 
   // ---- tensors that lie in a common segment ----
   bool run_direct() {
-    if (step_ == 2) return true;   // nobody uses this rank's tensors any more
+    if (step_ == 2) return true;  // nobody uses this rank's tensors any more
     switch (op_) {
       case CommOp::AllReduce: {
-        const mpi_shared_task_detail::Span s = mpi_shared_task_detail::part(block_ / item_, n_, me_, item_);
+        const mpi_shared_task_detail::Span s =
+            mpi_shared_task_detail::part(block_ / item_, n_, me_, item_);
         gather_sources([&](int r) { return peers_[r] + s.begin * item_; });
         std::vector<void*>& to = targets_;
         to.assign(n_, nullptr);
@@ -185,7 +192,8 @@ class SharedTask final : public MpiTask {
 
   // ---- chunks through the arenas ----
   bool run_chunks() {
-    const int64_t written = step_ - 1 - first_step_;   // the chunk that peers wrote in the step before
+    const int64_t written =
+        step_ - 1 - first_step_;  // the chunk that peers wrote in the step before
     if (op_ == CommOp::AllReduce) {
       copy_result(written - 1);
       if (written - 1 == chunks_ - 1) return true;
@@ -210,7 +218,8 @@ class SharedTask final : public MpiTask {
     switch (op_) {
       case CommOp::AllReduce:
         for_peers([&](int r) {
-          const mpi_shared_task_detail::Span s = mpi_shared_task_detail::part(bytes / item_, n_, r, item_);
+          const mpi_shared_task_detail::Span s =
+              mpi_shared_task_detail::part(bytes / item_, n_, r, item_);
           copy(half + s.begin * item_, in_ + at + s.begin * item_, s.count * item_);
         });
         break;
@@ -237,7 +246,9 @@ class SharedTask final : public MpiTask {
         if (me_ != call_.root) copy(out_ + at, g_->half(call_.root), bytes);
         break;
       case CommOp::AllToAll:
-        for_peers([&](int r) { copy(out_ + r * block_ + at, g_->half(r) + slot(r, me_) * chunk_, bytes); });
+        for_peers([&](int r) {
+          copy(out_ + r * block_ + at, g_->half(r) + slot(r, me_) * chunk_, bytes);
+        });
         break;
       default:
         gather_sources([&](int r) {
@@ -247,13 +258,16 @@ class SharedTask final : public MpiTask {
     }
   }
 
-  // all_reduce: this rank's slice of a chunk, into its tensor and for peers into its arena behind the chunk.
+  // all_reduce: this rank's slice of a chunk, into its tensor and for peers into its arena behind
+  // the chunk.
   void reduce_chunk(int64_t chunk) {
     if (!inside(chunk)) return;
     const int64_t at = chunk * chunk_, bytes = chunk_bytes(chunk);
-    const mpi_shared_task_detail::Span s = mpi_shared_task_detail::part(bytes / item_, n_, me_, item_);
-    gather_sources(
-        [&](int r) { return r == me_ ? in_ + at + s.begin * item_ : g_->half(r) + s.begin * item_; });
+    const mpi_shared_task_detail::Span s =
+        mpi_shared_task_detail::part(bytes / item_, n_, me_, item_);
+    gather_sources([&](int r) {
+      return r == me_ ? in_ + at + s.begin * item_ : g_->half(r) + s.begin * item_;
+    });
     void* to[2] = {in_ + at + s.begin * item_, g_->own_half() + chunk_};
     tree_reduce(dtype_, call_.reduce, sources_.data(), n_, to, 2, s.count);
   }
@@ -262,7 +276,8 @@ class SharedTask final : public MpiTask {
     if (!inside(chunk)) return;
     const int64_t at = chunk * chunk_, bytes = chunk_bytes(chunk);
     for_peers([&](int r) {
-      const mpi_shared_task_detail::Span s = mpi_shared_task_detail::part(bytes / item_, n_, r, item_);
+      const mpi_shared_task_detail::Span s =
+          mpi_shared_task_detail::part(bytes / item_, n_, r, item_);
       copy(out_ + at + s.begin * item_, g_->half(r) + chunk_, s.count * item_);
     });
   }
@@ -299,7 +314,8 @@ class SharedTask final : public MpiTask {
   at::ScalarType dtype_;
   int64_t item_ = 1, in_bytes_ = 0;
   char *in_ = nullptr, *out_ = nullptr;
-  int64_t block_ = 0, chunk_ = 1, chunks_ = 0;   // bytes of one rank's block (all_reduce: of the tensor), of a chunk; number
+  int64_t block_ = 0, chunk_ = 1,
+          chunks_ = 0;  // bytes of one rank's block (all_reduce: of the tensor), of a chunk; number
   int64_t step_ = 0, first_step_ = 0;
   bool small_ = false, shared_ = false, direct_ = false;
   std::vector<char*> bases_, peers_;
@@ -310,7 +326,8 @@ class SharedTask final : public MpiTask {
 // A step without data.
 class SharedBarrier final : public MpiTask {
  public:
-  SharedBarrier(std::shared_ptr<SharedGroup> group, CommOperation operation, std::shared_ptr<OpLog> log)
+  SharedBarrier(std::shared_ptr<SharedGroup> group, CommOperation operation,
+                std::shared_ptr<OpLog> log)
       : g_(std::move(group)), operation_(operation), log_(std::move(log)) {}
 
  protected:

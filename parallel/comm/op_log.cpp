@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "parallel/comm/flight_format.h"
+#include "parallel/comm/operation.h"
 
 namespace strata {
 
@@ -142,15 +143,8 @@ void OpLog::set_layer_names(const std::vector<std::string>& names) {
 }
 
 std::string OpLog::site_text(Site site) const {
-  std::string text;
-  if (site.layer < impl_->layers.size()) {
-    text = impl_->layers[site.layer];
-  } else if (site.layer != 0) {
-    text = cat("layer ", site.layer);
-  }
-  const std::string op = site_op_name(site.op);
-  if (op.empty()) return site.layer == 0 ? std::string() : text;
-  return text.empty() ? op : text + " " + op;
+  return strata::site_text(
+      site, site.layer < impl_->layers.size() ? impl_->layers[site.layer] : std::string());
 }
 
 uint64_t OpLog::posted(const Start& start) {

@@ -23,6 +23,29 @@ const char* reduce_name(CommOp op, uint8_t reduce) {
   return "";
 }
 
+std::string site_text(Site site, const std::string& layer_name) {
+  bool of_layer = true;
+  switch (site.op) {
+    case SiteOp::None:
+    case SiteOp::Norm:
+    case SiteOp::Control:
+    case SiteOp::Pipeline:
+    case SiteOp::Checkpoint:
+    case SiteOp::Data:
+    case SiteOp::Startup:
+    case SiteOp::Check:
+    case SiteOp::Test:
+      of_layer = site.layer != 0;
+      break;
+    default:
+      break;
+  }
+  const std::string op = site_op_name(site.op);
+  if (!of_layer) return op;
+  const std::string layer = layer_name.empty() ? cat("layer ", site.layer) : layer_name;
+  return op.empty() ? layer : layer + " " + op;
+}
+
 std::string describe(const CommOperation& operation, const OpLog* log) {
   std::string text = comm_op_name(operation.op);
   const std::string reduce = reduce_name(operation.op, operation.reduce);
@@ -31,13 +54,8 @@ std::string describe(const CommOperation& operation, const OpLog* log) {
     text += cat(" ", dtype_name(operation.dtype), " x ", operation.count);
   }
   if (operation.peer >= 0) text += cat(" root ", operation.peer);
-  const Site site = operation.site;
-  if (log) {
-    const std::string where = log->site_text(site);
-    if (!where.empty()) text += " at " + where;
-  } else if (site.layer != 0 || site.op != SiteOp::None) {
-    text += cat(" at layer ", site.layer, " ", site_op_name(site.op));
-  }
+  const std::string where = log ? log->site_text(operation.site) : site_text(operation.site, "");
+  if (!where.empty()) text += " at " + where;
   return text;
 }
 

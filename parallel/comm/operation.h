@@ -28,6 +28,10 @@ struct CommOperation {
 
 const char* reduce_name(CommOp op, uint8_t reduce);
 
+// "model.layers.3 region_exit". Layer 0 is left out where the operation belongs to no layer; empty
+// for the default site.
+std::string site_text(Site site, const std::string& layer_name);
+
 // "all_reduce sum f32 x 128 at model.layers.3 region_exit"; log may be null (layer numbers instead
 // of names).
 std::string describe(const CommOperation& operation, const OpLog* log);

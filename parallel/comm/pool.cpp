@@ -26,6 +26,10 @@ std::string ranks_text(const std::vector<int>& ranks) {
   return "[" + join(parts, ",") + "]";
 }
 
+bool whole_job(std::span<const int> ranks, const Communicator& job) {
+  return std::equal(ranks.begin(), ranks.end(), job.ranks().begin(), job.ranks().end());
+}
+
 }  // namespace pool_detail
 
 CommPool::CommPool(std::unique_ptr<Communicator> job) : job_(std::move(job)) {}
@@ -61,7 +65,7 @@ void CommPool::create(std::vector<std::vector<int>> groups) {
 }
 
 Communicator& CommPool::group(std::span<const int> ranks) {
-  if (ranks.size() == static_cast<size_t>(job_->size())) return *job_;
+  if (pool_detail::whole_job(ranks, *job_)) return *job_;
   const std::vector<int> key(ranks.begin(), ranks.end());
   auto found = groups_.find(key);
   if (found == groups_.end() && key.size() == 1) {

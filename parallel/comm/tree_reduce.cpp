@@ -19,8 +19,8 @@
 namespace strata {
 namespace tree_reduce_detail {
 
-// Loops below run over whole blocks of a constant size through local arrays, so that the compiler turns them into vector
-// code without checks for overlap.
+// Loops below run over whole blocks of a constant size through local arrays, so that the compiler
+// turns them into vector code without checks for overlap.
 constexpr int kBlock = 128;
 constexpr int kLevels = 32;
 
@@ -49,8 +49,12 @@ struct Bfloat16 {
 struct Half {
   using Stored = uint16_t;
   using Wide = float;
-  static STRATA_TREE_REDUCE_INLINE float load(uint16_t x) { return c10::detail::fp16_ieee_to_fp32_value(x); }
-  static STRATA_TREE_REDUCE_INLINE uint16_t store(float x) { return c10::detail::fp16_ieee_from_fp32_value(x); }
+  static STRATA_TREE_REDUCE_INLINE float load(uint16_t x) {
+    return c10::detail::fp16_ieee_to_fp32_value(x);
+  }
+  static STRATA_TREE_REDUCE_INLINE uint16_t store(float x) {
+    return c10::detail::fp16_ieee_from_fp32_value(x);
+  }
 };
 
 struct Sum {
@@ -80,14 +84,18 @@ struct Max {
   }
 };
 struct Or {
-  static STRATA_TREE_REDUCE_INLINE uint8_t apply(uint8_t a, uint8_t b) { return static_cast<uint8_t>(a | b); }
+  static STRATA_TREE_REDUCE_INLINE uint8_t apply(uint8_t a, uint8_t b) {
+    return static_cast<uint8_t>(a | b);
+  }
 };
 struct And {
-  static STRATA_TREE_REDUCE_INLINE uint8_t apply(uint8_t a, uint8_t b) { return static_cast<uint8_t>(a & b); }
+  static STRATA_TREE_REDUCE_INLINE uint8_t apply(uint8_t a, uint8_t b) {
+    return static_cast<uint8_t>(a & b);
+  }
 };
 
-// Size elements at position i. Partial sums wait on a stack like the digits of a binary counter: two of the same weight
-// are merged at once, what is left is merged from the right.
+// Size elements at position i. Partial sums wait on a stack like the digits of a binary counter:
+// two of the same weight are merged at once, what is left is merged from the right.
 template <class Type, class Op, int Size>
 STRATA_TREE_REDUCE_INLINE void block_any(const void* const* from, int n, int64_t i,
                                          typename Type::Stored (&result)[Size]) {
@@ -102,11 +110,13 @@ STRATA_TREE_REDUCE_INLINE void block_any(const void* const* from, int n, int64_t
     ++top;
     for (unsigned merges = static_cast<unsigned>(r + 1); (merges & 1u) == 0; merges >>= 1) {
       --top;
-      for (int k = 0; k < Size; ++k) stack[top - 1][k] = Op::apply(stack[top - 1][k], stack[top][k]);
+      for (int k = 0; k < Size; ++k)
+        stack[top - 1][k] = Op::apply(stack[top - 1][k], stack[top][k]);
     }
   }
   for (; top > 1; --top) {
-    for (int k = 0; k < Size; ++k) stack[top - 2][k] = Op::apply(stack[top - 2][k], stack[top - 1][k]);
+    for (int k = 0; k < Size; ++k)
+      stack[top - 2][k] = Op::apply(stack[top - 2][k], stack[top - 1][k]);
   }
   for (int k = 0; k < Size; ++k) result[k] = Type::store(stack[0][k]);
 }
@@ -118,7 +128,8 @@ STRATA_TREE_REDUCE_INLINE void block(const void* const* from, int n, int64_t i,
   if (n == 2) {
     const Stored* a = static_cast<const Stored*>(from[0]) + i;
     const Stored* b = static_cast<const Stored*>(from[1]) + i;
-    for (int k = 0; k < Size; ++k) result[k] = Type::store(Op::apply(Type::load(a[k]), Type::load(b[k])));
+    for (int k = 0; k < Size; ++k)
+      result[k] = Type::store(Op::apply(Type::load(a[k]), Type::load(b[k])));
   } else if (n == 4) {
     const Stored* a = static_cast<const Stored*>(from[0]) + i;
     const Stored* b = static_cast<const Stored*>(from[1]) + i;
@@ -134,13 +145,15 @@ STRATA_TREE_REDUCE_INLINE void block(const void* const* from, int n, int64_t i,
 }
 
 template <class Type, class Op>
-STRATA_TREE_REDUCE_INLINE void run(const void* const* from, int n, void* const* to, int m, int64_t count) {
+STRATA_TREE_REDUCE_INLINE void run(const void* const* from, int n, void* const* to, int m,
+                                   int64_t count) {
   using Stored = typename Type::Stored;
   Stored result[kBlock];
   int64_t i = 0;
   for (; i + kBlock <= count; i += kBlock) {
     block<Type, Op, kBlock>(from, n, i, result);
-    for (int k = 0; k < m; ++k) std::memcpy(static_cast<Stored*>(to[k]) + i, result, sizeof(result));
+    for (int k = 0; k < m; ++k)
+      std::memcpy(static_cast<Stored*>(to[k]) + i, result, sizeof(result));
   }
   for (; i < count; ++i) {
     Stored one[1];
@@ -150,17 +163,21 @@ STRATA_TREE_REDUCE_INLINE void run(const void* const* from, int n, void* const* 
 }
 
 template <class Type, class SumOp>
-STRATA_TREE_REDUCE_INLINE void run(ReduceOp op, const void* const* from, int n, void* const* to, int m,
-                                   int64_t count) {
+STRATA_TREE_REDUCE_INLINE void run(ReduceOp op, const void* const* from, int n, void* const* to,
+                                   int m, int64_t count) {
   switch (op) {
-    case ReduceOp::Sum: return run<Type, SumOp>(from, n, to, m, count);
-    case ReduceOp::Min: return run<Type, Min>(from, n, to, m, count);
-    case ReduceOp::Max: return run<Type, Max>(from, n, to, m, count);
+    case ReduceOp::Sum:
+      return run<Type, SumOp>(from, n, to, m, count);
+    case ReduceOp::Min:
+      return run<Type, Min>(from, n, to, m, count);
+    case ReduceOp::Max:
+      return run<Type, Max>(from, n, to, m, count);
   }
 }
 
 STRATA_TREE_REDUCE_CLONES
-void run_double(ReduceOp op, const void* const* from, int n, void* const* to, int m, int64_t count) {
+void run_double(ReduceOp op, const void* const* from, int n, void* const* to, int m,
+                int64_t count) {
   run<Plain<double>, Sum>(op, from, n, to, m, count);
 }
 STRATA_TREE_REDUCE_CLONES
@@ -168,7 +185,8 @@ void run_float(ReduceOp op, const void* const* from, int n, void* const* to, int
   run<Plain<float>, Sum>(op, from, n, to, m, count);
 }
 STRATA_TREE_REDUCE_CLONES
-void run_bfloat16(ReduceOp op, const void* const* from, int n, void* const* to, int m, int64_t count) {
+void run_bfloat16(ReduceOp op, const void* const* from, int n, void* const* to, int m,
+                  int64_t count) {
   run<Bfloat16, Sum>(op, from, n, to, m, count);
 }
 STRATA_TREE_REDUCE_CLONES
@@ -197,18 +215,27 @@ void run_bool(ReduceOp op, const void* const* from, int n, void* const* to, int 
 
 }  // namespace tree_reduce_detail
 
-void tree_reduce(at::ScalarType dtype, ReduceOp op, const void* const* from, int n, void* const* to, int m,
-                 int64_t count) {
+void tree_reduce(at::ScalarType dtype, ReduceOp op, const void* const* from, int n, void* const* to,
+                 int m, int64_t count) {
   switch (dtype) {
-    case at::ScalarType::Double: return tree_reduce_detail::run_double(op, from, n, to, m, count);
-    case at::ScalarType::Float: return tree_reduce_detail::run_float(op, from, n, to, m, count);
-    case at::ScalarType::BFloat16: return tree_reduce_detail::run_bfloat16(op, from, n, to, m, count);
-    case at::ScalarType::Half: return tree_reduce_detail::run_half(op, from, n, to, m, count);
-    case at::ScalarType::Long: return tree_reduce_detail::run_int64(op, from, n, to, m, count);
-    case at::ScalarType::Int: return tree_reduce_detail::run_int32(op, from, n, to, m, count);
-    case at::ScalarType::Byte: return tree_reduce_detail::run_uint8(op, from, n, to, m, count);
-    case at::ScalarType::Bool: return tree_reduce_detail::run_bool(op, from, n, to, m, count);
-    default: break;
+    case at::ScalarType::Double:
+      return tree_reduce_detail::run_double(op, from, n, to, m, count);
+    case at::ScalarType::Float:
+      return tree_reduce_detail::run_float(op, from, n, to, m, count);
+    case at::ScalarType::BFloat16:
+      return tree_reduce_detail::run_bfloat16(op, from, n, to, m, count);
+    case at::ScalarType::Half:
+      return tree_reduce_detail::run_half(op, from, n, to, m, count);
+    case at::ScalarType::Long:
+      return tree_reduce_detail::run_int64(op, from, n, to, m, count);
+    case at::ScalarType::Int:
+      return tree_reduce_detail::run_int32(op, from, n, to, m, count);
+    case at::ScalarType::Byte:
+      return tree_reduce_detail::run_uint8(op, from, n, to, m, count);
+    case at::ScalarType::Bool:
+      return tree_reduce_detail::run_bool(op, from, n, to, m, count);
+    default:
+      break;
   }
   check_failed("reducible dtype", __FILE__, __LINE__, cat("tree_reduce of ", dtype_name(dtype)));
 }

@@ -18,7 +18,8 @@ namespace strata::comm_test {
 
 const std::vector<at::ScalarType> kReducible = {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf,
                                                 at::kLong,   at::kInt,   at::kByte,     at::kBool};
-// From nothing over less than a cache line to many arena chunks; several MiB for the types that training sends most.
+// From nothing over less than a cache line to many arena chunks; several MiB for the types that
+// training sends most.
 std::vector<int64_t> counts_for(at::ScalarType dtype) {
   std::vector<int64_t> counts = {0, 1, 5, 127, 1000, 4097, 50001};
   if (dtype == at::kFloat || dtype == at::kBFloat16) counts.push_back(1000003);
@@ -80,7 +81,8 @@ TEST_P(BackendConformance, AllReduceMinMax) {
         for (const Place place : {Place::Ordinary, Place::Allocated}) {
           const Tensor mine = put(place, inputs[me()]);
           comm_->all_reduce(mine, op).wait();
-          EXPECT_TRUE(same_bits(mine, tree_reference(inputs, op))) << dtype_name(dtype) << " x " << count;
+          EXPECT_TRUE(same_bits(mine, tree_reference(inputs, op)))
+              << dtype_name(dtype) << " x " << count;
         }
       }
     }
@@ -90,8 +92,9 @@ TEST_P(BackendConformance, AllReduceMinMax) {
 TEST_P(BackendConformance, MinAndMaxHandOnNaN) {
   for (int from = 0; from < n(); ++from) {
     for (const ReduceOp op : {ReduceOp::Min, ReduceOp::Max}) {
-      const Tensor x = at::full({300}, me() == from ? std::numeric_limits<double>::quiet_NaN() : 1.0,
-                                at::TensorOptions().dtype(at::kFloat));
+      const Tensor x =
+          at::full({300}, me() == from ? std::numeric_limits<double>::quiet_NaN() : 1.0,
+                   at::TensorOptions().dtype(at::kFloat));
       comm_->all_reduce(x, op).wait();
       EXPECT_TRUE(x.isnan().all().item<bool>());
     }
@@ -112,14 +115,16 @@ TEST_P(BackendConformance, ReduceScatterSumsInTreeOrder) {
         // In place: the result replaces this rank's block of the input.
         const Tensor block = in.narrow(0, me() * count, count);
         comm_->reduce_scatter(block, in).wait();
-        EXPECT_TRUE(same_bits(block, expected)) << dtype_name(dtype) << " x " << count << " in place";
+        EXPECT_TRUE(same_bits(block, expected))
+            << dtype_name(dtype) << " x " << count << " in place";
       }
     }
   }
 }
 
 TEST_P(BackendConformance, AllGather) {
-  for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kByte, at::kBool}) {
+  for (const auto dtype :
+       {at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kByte, at::kBool}) {
     for (const int64_t total : counts_for(dtype)) {
       const int64_t count = total / n();
       const auto inputs = make_inputs(dtype, count, n(), 2);
@@ -132,7 +137,8 @@ TEST_P(BackendConformance, AllGather) {
         const Tensor whole = blank(place, count * n(), dtype);
         whole.narrow(0, me() * count, count).copy_(inputs[me()]);
         comm_->all_gather(whole, whole.narrow(0, me() * count, count)).wait();
-        EXPECT_TRUE(same_bits(whole, expected)) << dtype_name(dtype) << " x " << count << " in place";
+        EXPECT_TRUE(same_bits(whole, expected))
+            << dtype_name(dtype) << " x " << count << " in place";
       }
     }
   }
@@ -165,7 +171,8 @@ TEST_P(BackendConformance, Broadcast) {
         for (const Place place : kPlaces) {
           const Tensor mine = put(place, inputs[me()]);
           comm_->broadcast(mine, root).wait();
-          EXPECT_TRUE(same_bits(mine, inputs[root])) << dtype_name(dtype) << " x " << count << " from " << root;
+          EXPECT_TRUE(same_bits(mine, inputs[root]))
+              << dtype_name(dtype) << " x " << count << " from " << root;
         }
       }
     }
@@ -218,7 +225,8 @@ TEST_P(BackendConformance, AllocatedMemoryIsZeroAndOutlivesItsHandle) {
   memory.fill_(1);
   comm_->all_reduce(memory).wait();
   comm_.reset();
-  EXPECT_EQ(memory.sum().item<double>(), 100003.0 * (GetParam().name == "self" ? 1 : memory[0].item<double>()));
+  EXPECT_EQ(memory.sum().item<double>(),
+            100003.0 * (GetParam().name == "self" ? 1 : memory[0].item<double>()));
 }
 
 TEST_P(BackendConformance, RepetitionGivesTheSameBits) {
@@ -238,17 +246,23 @@ TEST_P(BackendConformance, RepetitionGivesTheSameBits) {
 TEST_P(BackendConformance, ExchangeInBothDirectionsAndWithItself) {
   const int right = (me() + 1) % n(), left = (me() + n() - 1) % n();
   for (const int64_t count : {1, 70001, 1500000}) {
-    const Tensor a = make_input(at::kFloat, count, me()), b = make_input(at::kBFloat16, count + 1, me(), 8);
-    const Tensor from_left = at::empty_like(a), second = at::empty_like(b), from_right = at::empty_like(a);
-    const std::vector<Transfer> transfers = {
-        {Transfer::Kind::Send, a, right},        {Transfer::Kind::Send, b, right},
-        {Transfer::Kind::Send, a, left},         {Transfer::Kind::Recv, from_left, left},
-        {Transfer::Kind::Recv, second, left},    {Transfer::Kind::Recv, from_right, right},
-        {Transfer::Kind::Send, at::empty({0}), right}, {Transfer::Kind::Recv, at::empty({0}), left}};
+    const Tensor a = make_input(at::kFloat, count, me()),
+                 b = make_input(at::kBFloat16, count + 1, me(), 8);
+    const Tensor from_left = at::empty_like(a), second = at::empty_like(b),
+                 from_right = at::empty_like(a);
+    const std::vector<Transfer> transfers = {{Transfer::Kind::Send, a, right},
+                                             {Transfer::Kind::Send, b, right},
+                                             {Transfer::Kind::Send, a, left},
+                                             {Transfer::Kind::Recv, from_left, left},
+                                             {Transfer::Kind::Recv, second, left},
+                                             {Transfer::Kind::Recv, from_right, right},
+                                             {Transfer::Kind::Send, at::empty({0}), right},
+                                             {Transfer::Kind::Recv, at::empty({0}), left}};
     if (n() == 2) {
       // left and right are one rank: its three sends arrive in the order given.
-      comm_->exchange(std::vector<Transfer>{transfers[0], transfers[1], transfers[2], transfers[3], transfers[4],
-                                            transfers[5]})
+      comm_
+          ->exchange(std::vector<Transfer>{transfers[0], transfers[1], transfers[2], transfers[3],
+                                           transfers[4], transfers[5]})
           .wait();
     } else {
       comm_->exchange(transfers).wait();
@@ -263,7 +277,10 @@ TEST_P(BackendConformance, ExchangeInBothDirectionsAndWithItself) {
 TEST_P(BackendConformance, ExchangeOfSomeRanksOnly) {
   if (n() == 1) {
     const Tensor from = make_input(at::kFloat, 10, 0), to = at::zeros({10});
-    comm_->exchange(std::vector<Transfer>{{Transfer::Kind::Send, from, 0}, {Transfer::Kind::Recv, to, 0}}).wait();
+    comm_
+        ->exchange(
+            std::vector<Transfer>{{Transfer::Kind::Send, from, 0}, {Transfer::Kind::Recv, to, 0}})
+        .wait();
     EXPECT_TRUE(same_bits(from, to));
     return;
   }
@@ -273,7 +290,10 @@ TEST_P(BackendConformance, ExchangeOfSomeRanksOnly) {
     comm_->exchange(std::vector<Transfer>{{Transfer::Kind::Send, b, n() - 1}}).wait();
   } else if (me() == n() - 1) {
     const Tensor x = at::zeros({4096}), y = at::zeros({9});
-    comm_->exchange(std::vector<Transfer>{{Transfer::Kind::Recv, x, 0}, {Transfer::Kind::Recv, y, 0}}).wait();
+    comm_
+        ->exchange(
+            std::vector<Transfer>{{Transfer::Kind::Recv, x, 0}, {Transfer::Kind::Recv, y, 0}})
+        .wait();
     EXPECT_TRUE(same_bits(x, a));
     EXPECT_TRUE(same_bits(y, b));
   }
@@ -364,7 +384,7 @@ TEST_P(BackendConformance, CountsAndHashesWhatIsIssued) {
   EXPECT_NE(after, hash);
   const auto all = comm_->all_gather_bytes(std::to_string(after));
   for (const auto& other : all) EXPECT_EQ(other, all[0]);
-  comm_->all_reduce(at::empty({0})).wait();   // nothing to move still counts
+  comm_->all_reduce(at::empty({0})).wait();  // nothing to move still counts
   EXPECT_EQ(comm_->sequence(), sequence + 3);
 }
 
@@ -373,22 +393,31 @@ TEST_P(BackendConformance, RefusesWrongArguments) {
   EXPECT_THROW((void)comm_->all_reduce(matrix.t()), InternalError);
   EXPECT_THROW((void)comm_->all_reduce(matrix.narrow(1, 0, 3)), InternalError);
   EXPECT_THROW((void)comm_->all_reduce(Tensor()), InternalError);
-  EXPECT_THROW((void)comm_->all_reduce(at::zeros({2}, at::TensorOptions().dtype(at::kComplexFloat))), InternalError);
+  EXPECT_THROW(
+      (void)comm_->all_reduce(at::zeros({2}, at::TensorOptions().dtype(at::kComplexFloat))),
+      InternalError);
   EXPECT_THROW((void)comm_->all_gather(at::zeros({4 * n() + 1}), at::zeros({4})), InternalError);
-  EXPECT_THROW((void)comm_->all_gather(at::zeros({4 * n()}), at::zeros({4}).to(at::kDouble)), InternalError);
+  EXPECT_THROW((void)comm_->all_gather(at::zeros({4 * n()}), at::zeros({4}).to(at::kDouble)),
+               InternalError);
   EXPECT_THROW((void)comm_->all_gather(at::zeros({4 * n(), 2}), at::zeros({4, 3})), InternalError);
-  EXPECT_THROW((void)comm_->reduce_scatter(at::zeros({4}), at::zeros({4 * n() + 1})), InternalError);
-  EXPECT_THROW((void)comm_->all_to_all(at::zeros({4 * n()}), at::zeros({4 * n() + 4})), InternalError);
+  EXPECT_THROW((void)comm_->reduce_scatter(at::zeros({4}), at::zeros({4 * n() + 1})),
+               InternalError);
+  EXPECT_THROW((void)comm_->all_to_all(at::zeros({4 * n()}), at::zeros({4 * n() + 4})),
+               InternalError);
   EXPECT_THROW((void)comm_->broadcast(at::zeros({4}), n()), InternalError);
   EXPECT_THROW((void)comm_->broadcast(at::zeros({4}), -1), InternalError);
-  EXPECT_THROW((void)comm_->exchange(std::vector<Transfer>{{Transfer::Kind::Send, at::zeros({4}), n()}}),
-               InternalError);
-  EXPECT_THROW((void)comm_->exchange(std::vector<Transfer>{{Transfer::Kind::Send, at::zeros({4}), me()}}),
-               InternalError);
+  EXPECT_THROW(
+      (void)comm_->exchange(std::vector<Transfer>{{Transfer::Kind::Send, at::zeros({4}), n()}}),
+      InternalError);
+  EXPECT_THROW(
+      (void)comm_->exchange(std::vector<Transfer>{{Transfer::Kind::Send, at::zeros({4}), me()}}),
+      InternalError);
   if (n() > 1) {
-    EXPECT_THROW((void)comm_->all_to_all(at::zeros({4 * n() + 1}), at::zeros({4 * n() + 1})), InternalError);
+    EXPECT_THROW((void)comm_->all_to_all(at::zeros({4 * n() + 1}), at::zeros({4 * n() + 1})),
+                 InternalError);
     const Tensor whole = at::zeros({4 * n() + 1});
-    EXPECT_THROW((void)comm_->all_gather(whole.narrow(0, 0, 4 * n()), whole.narrow(0, 1, 4)), InternalError);
+    EXPECT_THROW((void)comm_->all_gather(whole.narrow(0, 0, 4 * n()), whole.narrow(0, 1, 4)),
+                 InternalError);
   }
   EXPECT_THROW(comm_->subgroup(std::vector<int>{}, "none"), InternalError);
   EXPECT_THROW(comm_->subgroup(std::vector<int>{n()}, "beyond"), InternalError);
@@ -396,7 +425,7 @@ TEST_P(BackendConformance, RefusesWrongArguments) {
     EXPECT_THROW(comm_->subgroup(std::vector<int>{1, 0}, "order"), InternalError);
     EXPECT_THROW(comm_->subgroup(std::vector<int>{(me() + 1) % n()}, "not me"), InternalError);
   }
-  comm_->barrier();   // and goes on working
+  comm_->barrier();  // and goes on working
 }
 
 TEST_P(BackendConformance, BarrierHoldsBackUntilAllAreHere) {

@@ -15,7 +15,8 @@
 
 namespace strata::comm_test {
 
-// Depends on seed, rank and element only. Floating values spread over a few powers of two, so that the order of a sum shows.
+// Depends on seed, rank and element only. Floating values spread over a few powers of two, so that
+// the order of a sum shows.
 inline Tensor make_input(at::ScalarType dtype, int64_t count, int rank, int seed = 0) {
   const Rng rng(static_cast<uint64_t>(seed), "test", "rank " + std::to_string(rank));
   std::vector<double> values(static_cast<size_t>(count));
@@ -27,7 +28,8 @@ inline Tensor make_input(at::ScalarType dtype, int64_t count, int rank, int seed
   return (data * (dtype == at::kByte ? 256.0 : 2e9)).floor().to(dtype);
 }
 
-inline std::vector<Tensor> make_inputs(at::ScalarType dtype, int64_t count, int ranks, int seed = 0) {
+inline std::vector<Tensor> make_inputs(at::ScalarType dtype, int64_t count, int ranks,
+                                       int seed = 0) {
   std::vector<Tensor> inputs;
   for (int r = 0; r < ranks; ++r) inputs.push_back(make_input(dtype, count, r, seed));
   return inputs;
@@ -44,7 +46,8 @@ inline Tensor tree_reference(std::vector<Tensor> inputs, ReduceOp op = ReduceOp:
       if (i + 1 == inputs.size()) {
         next.push_back(inputs[i]);
       } else if (op == ReduceOp::Sum) {
-        next.push_back(dtype == at::kBool ? inputs[i].logical_or(inputs[i + 1]) : inputs[i] + inputs[i + 1]);
+        next.push_back(dtype == at::kBool ? inputs[i].logical_or(inputs[i + 1])
+                                          : inputs[i] + inputs[i + 1]);
       } else {
         next.push_back(op == ReduceOp::Min ? at::minimum(inputs[i], inputs[i + 1])
                                            : at::maximum(inputs[i], inputs[i + 1]));

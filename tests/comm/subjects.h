@@ -2,6 +2,7 @@
 // Backends under test.
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@ struct Subject {
   std::function<std::unique_ptr<Communicator>()> make;
 };
 
+inline void PrintTo(const Subject& subject, std::ostream* out) { *out << subject.name; }
+
 // Adding a backend here enrols it in every conformance test.
 inline std::vector<Subject> subjects() {
   const int world = test::world_size();
@@ -23,9 +26,12 @@ inline std::vector<Subject> subjects() {
     list.push_back({"self", [] { return make_self_communicator(); }});
   } else {
     list.push_back({"mpi_small_arena", [] { return make_mpi_communicator({.half_bytes = 4096}); }});
-    list.push_back({"mpi_every_rank_a_node", [] { return make_mpi_communicator({.ranks_per_node = 1}); }});
+    list.push_back(
+        {"mpi_every_rank_a_node", [] { return make_mpi_communicator({.ranks_per_node = 1}); }});
   }
-  if (world > 2) list.push_back({"mpi_two_ranks_per_node", [] { return make_mpi_communicator({.ranks_per_node = 2}); }});
+  if (world > 2)
+    list.push_back(
+        {"mpi_two_ranks_per_node", [] { return make_mpi_communicator({.ranks_per_node = 2}); }});
   return list;
 }
 

@@ -1,6 +1,7 @@
 // main() of multi-rank tests: mpirun -n N <test> --ranks=N [--hang-rank=R] [GoogleTest options].
-// Every rank runs the same tests in the same order. Rank 0 prints as usual, the others print failures only. A fatal failure
-// (ASSERT, exception) ends all ranks at once, because the others may wait for this one; the exit code is the largest of all.
+// Every rank runs the same tests in the same order. Rank 0 prints as usual, the others print
+// failures only. A fatal failure (ASSERT, exception) ends all ranks at once, because the others may
+// wait for this one; the exit code is the largest of all.
 #include "tests/support/mpi_main.h"
 
 #include <gtest/gtest.h>
@@ -43,7 +44,8 @@ class RankListener : public testing::EmptyTestEventListener {
     if (!result.failed()) return;
     if (rank_ != 0) {
       std::fprintf(stderr, "[rank %d] %s\n%s:%d: %s\n", rank_, test_.c_str(),
-                   result.file_name() ? result.file_name() : "?", result.line_number(), result.message());
+                   result.file_name() ? result.file_name() : "?", result.line_number(),
+                   result.message());
     }
     fatal_ = fatal_ || result.fatally_failed();
   }
@@ -56,7 +58,8 @@ class RankListener : public testing::EmptyTestEventListener {
     }
     int failed = info.result()->Failed() ? 1 : 0, any = 0;
     MPI_Allreduce(&failed, &any, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
-    if (rank_ == 0 && any && !failed) std::fprintf(stderr, "%s failed on another rank\n", test_.c_str());
+    if (rank_ == 0 && any && !failed)
+      std::fprintf(stderr, "%s failed on another rank\n", test_.c_str());
   }
 
  private:
@@ -66,7 +69,8 @@ class RankListener : public testing::EmptyTestEventListener {
 };
 
 void wait_for_debugger(int rank) {
-  std::fprintf(stderr, "rank %d is process %d; attach a debugger and set `go` to 1\n", rank, getpid());
+  std::fprintf(stderr, "rank %d is process %d; attach a debugger and set `go` to 1\n", rank,
+               getpid());
   volatile int go = 0;
   while (go == 0) sleep(1);
 }
@@ -91,7 +95,8 @@ int main(int argc, char** argv) {
   MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &world);
-  if (provided < MPI_THREAD_SERIALIZED) return mpi_main_detail::fail(rank, "MPI offers no thread support");
+  if (provided < MPI_THREAD_SERIALIZED)
+    return mpi_main_detail::fail(rank, "MPI offers no thread support");
   testing::InitGoogleTest(&argc, argv);
 
   int ranks = 0, hang_rank = -1;
@@ -104,7 +109,8 @@ int main(int argc, char** argv) {
     return mpi_main_detail::fail(rank, "--ranks=" + std::to_string(ranks) + ", but this runs on " +
                                            std::to_string(world) + " ranks");
   }
-  if (GTEST_FLAG_GET(shuffle)) return mpi_main_detail::fail(rank, "ranks must run tests in the same order: no shuffling");
+  if (GTEST_FLAG_GET(shuffle))
+    return mpi_main_detail::fail(rank, "ranks must run tests in the same order: no shuffling");
   if (hang_rank == rank) mpi_main_detail::wait_for_debugger(rank);
 
   auto& listeners = testing::UnitTest::GetInstance()->listeners();

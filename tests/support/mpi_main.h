@@ -3,7 +3,7 @@
 
 namespace strata::test {
 
-int world_rank();   // in MPI_COMM_WORLD
+int world_rank();  // in MPI_COMM_WORLD
 int world_size();
 
 }  // namespace strata::test
