@@ -13,19 +13,22 @@ int show(const Arguments& arguments) {
                    "Prints the effective configuration as a run file that reads back equal.");
   line.positional("RUN.ini", 1, 1);
   if (!line.parse(arguments)) return 0;
-  std::cout << read_run_config({line.words()[0], line.overrides(), RunInput::Data::ForVocabulary}).ini;
+  std::cout
+      << read_run_config({line.words()[0], line.overrides(), RunInput::Data::ForVocabulary}).ini;
   return 0;
 }
 
 int check(const Arguments& arguments) {
   CommandLine line("config check", "RUN.ini [--section.key=value]...",
-                   "Checks a run file and the data it names; prints every problem at once. Exit code 2 (configuration) or "
+                   "Checks a run file and the data it names; prints every problem at once. Exit "
+                   "code 2 (configuration) or "
                    "3 (data) when there is one.");
   line.positional("RUN.ini", 1, 1);
   if (!line.parse(arguments)) return 0;
   const RunConfig config = read_run_config({line.words()[0], line.overrides()});
-  std::cout << line.words()[0] << ": good\n  model  " << config.model_name << ", " << config.model->layer_count() - 2
-            << " blocks, vocabulary " << config.model->vocabulary() << "\n  data   " << config.train_data->description()
+  std::cout << line.words()[0] << ": good\n  model  " << config.model_name << ", "
+            << config.model->layer_count() - 2 << " blocks, vocabulary "
+            << config.model->vocabulary() << "\n  data   " << config.train_data->description()
             << '\n';
   return 0;
 }

@@ -14,7 +14,8 @@
 namespace strata {
 namespace cmd_data_detail {
 
-int64_t integer_option(const CommandLine& line, const std::string& name, int64_t least, int64_t otherwise) {
+int64_t integer_option(const CommandLine& line, const std::string& name, int64_t least,
+                       int64_t otherwise) {
   const auto text = line.value(name);
   if (!text) return otherwise;
   int64_t value = 0;
@@ -43,13 +44,17 @@ void show_progress(double fraction) {
 
 int prepare(const Arguments& arguments) {
   CommandLine line("data prepare", "--out FILE TEXT... [--tokenizer bytes|chars|sentencepiece] ...",
-                   "Encodes text files into one token file, in parallel; the result does not depend on the threads.");
+                   "Encodes text files into one token file, in parallel; the result does not "
+                   "depend on the threads.");
   line.positional("text file", 1, 1 << 20);
   line.option("out", "FILE", "token file to write");
   line.option("tokenizer", "NAME", "bytes (default), chars or sentencepiece");
-  line.option("tokenizer-model", "FILE", "SentencePiece model: read, or written with --train-vocab");
+  line.option("tokenizer-model", "FILE",
+              "SentencePiece model: read, or written with --train-vocab");
   line.option("train-vocab", "N", "train a SentencePiece model of N ids on the text first");
-  line.option("separator", "TEXT", "text that ends a document; \\n stands for a line end. Default: a file is a document");
+  line.option(
+      "separator", "TEXT",
+      "text that ends a document; \\n stands for a line end. Default: a file is a document");
   line.option("valid-fraction", "X", "also write FILE.valid with this part of the end");
   line.option("threads", "N", "default: all cores");
   line.no_overrides();
@@ -64,21 +69,25 @@ int prepare(const Arguments& arguments) {
   options.threads = static_cast<int>(integer_option(line, "threads", 1, 0));
   options.document_separator = with_line_ends(line.value("separator").value_or(""));
   if (const auto text = line.value("valid-fraction")) {
-    if (!parse_number(*text, options.valid_fraction) || options.valid_fraction < 0 || options.valid_fraction >= 1) {
+    if (!parse_number(*text, options.valid_fraction) || options.valid_fraction < 0 ||
+        options.valid_fraction >= 1) {
       throw ConfigError("--valid-fraction", cat('"', *text, '"'), "number in [0, 1)");
     }
   }
   const PrepareReport report = prepare_tokens(options, show_progress);
-  std::cout << options.output << ": " << report.tokens << " tokens, " << report.documents << " documents, vocabulary "
-            << report.vocab_size << ", from " << bytes_text(static_cast<double>(report.text_bytes)) << " of text in "
+  std::cout << options.output << ": " << report.tokens << " tokens, " << report.documents
+            << " documents, vocabulary " << report.vocab_size << ", from "
+            << bytes_text(static_cast<double>(report.text_bytes)) << " of text in "
             << duration_text(report.seconds) << '\n';
-  if (report.valid_tokens > 0) std::cout << options.output << ".valid: " << report.valid_tokens << " tokens\n";
+  if (report.valid_tokens > 0)
+    std::cout << options.output << ".valid: " << report.valid_tokens << " tokens\n";
   return 0;
 }
 
 int inspect(const Arguments& arguments) {
-  CommandLine line("data inspect", "FILE [--tokenizer NAME] [--tokenizer-model FILE]",
-                   "Says what a data file holds: format, sizes, id range, documents, first tokens.");
+  CommandLine line(
+      "data inspect", "FILE [--tokenizer NAME] [--tokenizer-model FILE]",
+      "Says what a data file holds: format, sizes, id range, documents, first tokens.");
   line.positional("FILE", 1, 1);
   line.option("tokenizer", "NAME", "decode the first tokens with this tokenizer");
   line.option("tokenizer-model", "FILE", "its model file");

@@ -32,7 +32,8 @@ void print(const EvalResult& result, int64_t step, bool json) {
 
 int cmd_eval(const Arguments& arguments) {
   CommandLine line("eval", "RUN.ini [--checkpoint DIR] [--json] [--section.key=value]...",
-                   "Prints loss, perplexity and accuracy on the validation data of a run file ([eval] rows), with the newest\n"
+                   "Prints loss, perplexity and accuracy on the validation data of a run file "
+                   "([eval] rows), with the newest\n"
                    "checkpoint of its run directory, the one given, or the weights of ckpt.init.");
   line.positional("RUN.ini", 1, 1);
   line.option("checkpoint", "DIR", "folder of one checkpoint");
@@ -43,8 +44,8 @@ int cmd_eval(const Arguments& arguments) {
   ModelSession session(config, runtime);
   return runtime.guard([&] {
     session.load();
-    const EvalResult result =
-        evaluate(session.model(), session.valid_data(), config.eval.rows, session.bytes_per_token());
+    const EvalResult result = evaluate(session.model(), session.valid_data(), config.eval.rows,
+                                       session.bytes_per_token());
     if (runtime.first()) cmd_eval_detail::print(result, session.step(), line.has("json"));
     return 0;
   });

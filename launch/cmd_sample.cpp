@@ -26,10 +26,12 @@ size_t complete_length(const std::string& text) {
   return text.size();
 }
 
-// Prints tokens as they come. Decoding everything so far and printing what is new is right for every tokenizer.
+// Prints tokens as they come. Decoding everything so far and printing what is new is right for
+// every tokenizer.
 class Printer {
  public:
-  Printer(const Tokenizer& tokenizer, std::vector<int32_t> prompt) : tokenizer_(tokenizer), ids_(std::move(prompt)) {
+  Printer(const Tokenizer& tokenizer, std::vector<int32_t> prompt)
+      : tokenizer_(tokenizer), ids_(std::move(prompt)) {
     shown_ = tokenizer_.decode(ids_).size();
   }
   void add(int32_t id) {
@@ -58,16 +60,19 @@ class Printer {
 
 int cmd_sample(const Arguments& arguments) {
   using namespace cmd_sample_detail;
-  CommandLine line("sample", "RUN.ini [--checkpoint DIR] [--count N] [--sample.prompt=TEXT] ...",
-                   "Prints text from a model: the newest checkpoint of the run directory, the one given, or the weights of\n"
-                   "ckpt.init. [sample] says how; the same seed gives the same text on any number of ranks.");
+  CommandLine line(
+      "sample", "RUN.ini [--checkpoint DIR] [--count N] [--sample.prompt=TEXT] ...",
+      "Prints text from a model: the newest checkpoint of the run directory, the one given, or the "
+      "weights of\n"
+      "ckpt.init. [sample] says how; the same seed gives the same text on any number of ranks.");
   line.positional("RUN.ini", 1, 1);
   line.option("checkpoint", "DIR", "folder of one checkpoint");
   line.option("count", "N", "number of texts, default 1");
   if (!line.parse(arguments)) return 0;
   int64_t count = 1;
   if (const auto text = line.value("count")) {
-    if (!parse_integer(*text, count) || count < 1) throw ConfigError("--count", cat('"', *text, '"'), "integer >= 1");
+    if (!parse_integer(*text, count) || count < 1)
+      throw ConfigError("--count", cat('"', *text, '"'), "integer >= 1");
   }
   const RunConfig config = read_session_config(line);
   Runtime runtime({config.runtime, config.comm, config.log, {}});

@@ -10,9 +10,14 @@ namespace strata {
 namespace cmd_train_detail {
 
 // What `strata doctor RUN_DIR` shows of a run that ended badly. The rank that finds out writes it.
-void note_failure(Runtime& runtime, const RunConfig& config, const Failure& failure) {
+void note_failure(Runtime& runtime, const RunConfig& config, int64_t step, const Failure& failure) {
   RunDirectory(config.run.directory())
-      .write_status({.state = "failed", .steps = config.train.steps, .exit_code = failure.code, .message = failure.message});
+      .write_status({.state = "failed",
+                     .step = step,
+                     .steps = config.train.steps,
+                     .exit_code = failure.code,
+                     .message = failure.message});
+  runtime.note_in_log(failure.message);
   runtime.flush_log();
 }
 
@@ -20,10 +25,13 @@ void note_failure(Runtime& runtime, const RunConfig& config, const Failure& fail
 
 int cmd_train(const Arguments& arguments) {
   CommandLine line("train", "RUN.ini [--section.key=value]...",
-                   "Trains the model that a run file describes, or goes on from its newest checkpoint. Under mpirun all\n"
+                   "Trains the model that a run file describes, or goes on from its newest "
+                   "checkpoint. Under mpirun all\n"
                    "ranks work on one model as [plan] says.\n\n"
-                   "SIGUSR1, or a file STOP in the run directory: save and end with code 75. SIGUSR2, or a file SAVE: save\n"
-                   "and go on. Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 memory, 6 numeric,\n"
+                   "SIGUSR1, or a file STOP in the run directory: save and end with code 75. "
+                   "SIGUSR2, or a file SAVE: save\n"
+                   "and go on. Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 "
+                   "memory, 6 numeric,\n"
                    "7 hang, 8 ranks disagree, 9 storage, 75 saved and asked to stop.");
   line.positional("RUN.ini", 1, 1);
   if (!line.parse(arguments)) return 0;
@@ -36,10 +44,13 @@ int cmd_train(const Arguments& arguments) {
     try {
       return trainer.run();
     } catch (const AgreedError& error) {
-      if (runtime.first()) cmd_train_detail::note_failure(runtime, config, {error.exit_code(), error.what()});
+      if (runtime.first())
+        cmd_train_detail::note_failure(runtime, config, trainer.step(),
+                                       {error.exit_code(), error.what()});
       throw;
     } catch (...) {
-      cmd_train_detail::note_failure(runtime, config, describe(std::current_exception()));
+      cmd_train_detail::note_failure(runtime, config, trainer.step(),
+                                     describe(std::current_exception()));
       throw;
     }
   });

@@ -1,4 +1,5 @@
-// strata verify DIR: runs a model on a folder of reference results, in any layout, and compares everything.
+// strata verify DIR: runs a model on a folder of reference results, in any layout, and compares
+// everything.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros.h>
 
@@ -38,8 +39,10 @@ struct VerifyConfig {
   void visit(ConfigVisitor& v) {
     v.begin_section("train", "");
     v.field("dtype", train.dtype, one_of({"fp32", "bf16", "fp64"}), "compute type");
-    v.field("vocabulary_unit", train.vocabulary_unit, at_least(1), "granularity of the vocabulary cut");
-    v.field("head_chunk_tokens", train.head_chunk_tokens, at_least(1), "tokens whose logits are held at a time");
+    v.field("vocabulary_unit", train.vocabulary_unit, at_least(1),
+            "granularity of the vocabulary cut");
+    v.field("head_chunk_tokens", train.head_chunk_tokens, at_least(1),
+            "tokens whose logits are held at a time");
     v.end_section();
     visit_section(v, "plan", "", plan);
     visit_section(v, "runtime", "", runtime);
@@ -62,23 +65,29 @@ double default_tolerance(const std::string& dtype) {
   return dtype == "fp32" ? 1e-4 : 5e-2;
 }
 
-// Part of the norm of all gradients below which a gradient counts as zero in exact arithmetic: well above the rounding
-// noise of a sum that cancels, well below anything that matters.
+// Part of the norm of all gradients below which a gradient counts as zero in exact arithmetic: well
+// above the rounding noise of a sum that cancels, well below anything that matters.
 double zero_part(const std::string& dtype) {
   if (dtype == "fp64") return 1e-7;
   return dtype == "fp32" ? 1e-4 : 1e-1;
 }
 
 bool read_options(const Arguments& arguments, Options& out) {
-  CommandLine line("verify", "DIR [--train.dtype=fp64] [--plan.tp=2 ...] [--tolerance=X] [--json]",
-                   "Loads config.json and model.safetensors of DIR, runs forward and backward on the batch in\n"
-                   "expected.safetensors and compares logits, loss and every gradient; where the folder has a training\n"
-                   "trace, replays it. Works under mpirun in any layout. Exit code 10 when something is outside the\n"
-                   "tolerance.");
+  CommandLine line(
+      "verify", "DIR [--train.dtype=fp64] [--plan.tp=2 ...] [--tolerance=X] [--json]",
+      "Loads config.json and model.safetensors of DIR, runs forward and backward on the batch in\n"
+      "expected.safetensors and compares logits, loss and every gradient; where the folder has a "
+      "training\n"
+      "trace, replays it. Works under mpirun in any layout. Exit code 10 when something is outside "
+      "the\n"
+      "tolerance.");
   line.positional("DIR", 1, 1);
-  line.option("tolerance", "X", "largest relative error; default 1e-9 (fp64), 1e-4 (fp32), 5e-2 (bf16)");
+  line.option("tolerance", "X",
+              "largest relative error; default 1e-9 (fp64), 1e-4 (fp32), 5e-2 (bf16)");
   line.flag("json", "print the result as JSON");
-  line.more_help("Keys: train.dtype, train.vocabulary_unit, train.head_chunk_tokens, plan.*, runtime.*, comm.*, log.*\n");
+  line.more_help(
+      "Keys: train.dtype, train.vocabulary_unit, train.head_chunk_tokens, plan.*, runtime.*, "
+      "comm.*, log.*\n");
   if (!line.parse(arguments)) return false;
   ConfigReader reader;
   for (const auto& [key, value] : line.overrides()) reader.add_override(key, value);
@@ -128,11 +137,14 @@ class Verification {
     manager.device = runtime_.device();
     manager.vocabulary_unit = options_.config.train.vocabulary_unit;
     model_ = ParallelManager::build(case_.model, plan_, runtime_.pool(), manager);
-    together(runtime_.job(), [&] { source_ = make_safetensors_weights(options_.folder, *case_.model); });
+    together(runtime_.job(),
+             [&] { source_ = make_safetensors_weights(options_.folder, *case_.model); });
     model_->load_weights(*source_);
   }
 
-  Batch padded(const Batch& batch) const { return pad_batch(batch, row_multiple_, time_multiple_, case_.model->causal()); }
+  Batch padded(const Batch& batch) const {
+    return pad_batch(batch, row_multiple_, time_multiple_, case_.model->causal());
+  }
 
   std::vector<Batch> microbatches(const Batch& batch) const {
     std::vector<Batch> out;
@@ -158,7 +170,8 @@ class Verification {
   void compare_gradients(const std::map<std::string, Tensor>& computed) {
     if (!runtime_.first()) return;
     double squares = 0;
-    for (const auto& [name, gradient] : case_.gradients) squares += gradient.square().sum().item<double>();
+    for (const auto& [name, gradient] : case_.gradients)
+      squares += gradient.square().sum().item<double>();
     const double floor = std::sqrt(squares) * zero_part(options_.config.train.dtype);
     std::map<std::string, bool> seen;
     for (const auto& [name, gradient] : computed) {
@@ -169,10 +182,12 @@ class Verification {
         report_.fail("grad." + foreign.name, "computed, but not in expected.safetensors");
         continue;
       }
-      report_.compare("grad." + foreign.name, foreign.transposed ? gradient.t() : gradient, expected->second, floor);
+      report_.compare("grad." + foreign.name, foreign.transposed ? gradient.t() : gradient,
+                      expected->second, floor);
     }
     for (const auto& [name, gradient] : case_.gradients) {
-      if (seen.count(name) == 0) report_.fail("grad." + name, "expected, but the model has no such parameter");
+      if (seen.count(name) == 0)
+        report_.fail("grad." + name, "expected, but the model has no such parameter");
     }
   }
 
@@ -207,12 +222,14 @@ class Verification {
     if (!runtime_.first()) return;
     report_.compare("trace.loss", loss, trace.loss);
     report_.compare("trace.grad_norm", norm, trace.grad_norm);
-    if (trace.final_param_norm) report_.compare("trace.final_param_norm", final_norm, *trace.final_param_norm);
+    if (trace.final_param_norm)
+      report_.compare("trace.final_param_norm", final_norm, *trace.final_param_norm);
   }
 
   static std::vector<std::unique_ptr<UpdateRule>> trace_rule() {
     ConfigReader reader;
-    for (const auto& [key, value] : {std::pair("beta1", "0.9"), {"beta2", "0.95"}, {"eps", "1e-8"}, {"weight_decay", "0.1"}}) {
+    for (const auto& [key, value] :
+         {std::pair("beta1", "0.9"), {"beta2", "0.95"}, {"eps", "1e-8"}, {"weight_decay", "0.1"}}) {
       reader.add_override(cat("optim.", key), value);
     }
     reader.begin_section("optim", "");
@@ -232,13 +249,16 @@ class Verification {
 
   void print() const {
     if (options_.json) {
-      const nlohmann::ordered_json head = {{"folder", options_.folder}, {"model", case_.model->family()},
-                                           {"dtype", options_.config.train.dtype}, {"plan", plan_text(plan_)}};
+      const nlohmann::ordered_json head = {{"folder", options_.folder},
+                                           {"model", case_.model->family()},
+                                           {"dtype", options_.config.train.dtype},
+                                           {"plan", plan_text(plan_)}};
       const std::string text = head.dump();
       std::cout << text.substr(0, text.size() - 1) << ',' << report_.json_members() << "}\n";
       return;
     }
-    std::cout << case_.model->family() << ", " << options_.config.train.dtype << ", " << plan_text(plan_) << '\n'
+    std::cout << case_.model->family() << ", " << options_.config.train.dtype << ", "
+              << plan_text(plan_) << '\n'
               << report_.table() << (report_.passed() ? "all" : "NOT all") << " within "
               << number_text(options_.tolerance) << '\n';
   }

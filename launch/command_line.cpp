@@ -14,21 +14,26 @@ struct CommandLine::Impl {
 };
 
 CommandLine::CommandLine(std::string command, std::string synopsis, std::string summary)
-    : command_(std::move(command)), synopsis_(std::move(synopsis)), summary_(std::move(summary)),
+    : command_(std::move(command)),
+      synopsis_(std::move(synopsis)),
+      summary_(std::move(summary)),
       impl_(std::make_unique<Impl>()) {
   flag("help", "print this text");
 }
 CommandLine::~CommandLine() = default;
+CommandLine::CommandLine(CommandLine&&) noexcept = default;
 
 void CommandLine::flag(const std::string& name, const std::string& help) {
   names_.push_back(name);
   impl_->options.add_options()(name.c_str(), help.c_str());
 }
 
-void CommandLine::option(const std::string& name, const std::string& value_name, const std::string& help) {
+void CommandLine::option(const std::string& name, const std::string& value_name,
+                         const std::string& help) {
   namespace po = boost::program_options;
   names_.push_back(name);
-  impl_->options.add_options()(name.c_str(), po::value<std::string>()->value_name(value_name), help.c_str());
+  impl_->options.add_options()(name.c_str(), po::value<std::string>()->value_name(value_name),
+                               help.c_str());
 }
 
 void CommandLine::positional(const std::string& what, size_t least, size_t most) {
@@ -41,7 +46,9 @@ void CommandLine::more_help(std::string text) { more_help_ = std::move(text); }
 
 std::string CommandLine::help() const {
   std::ostringstream out;
-  out << "strata " << command_ << ' ' << synopsis_ << "\n\n" << summary_ << "\n\n" << impl_->options;
+  out << "strata " << command_ << ' ' << synopsis_ << "\n\n"
+      << summary_ << "\n\n"
+      << impl_->options;
   if (overrides_allowed_) {
     out << "  --section.key=value   any key of the run file (strata config schema lists them)\n";
   }
@@ -81,29 +88,35 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
   positional.add("words", -1);
   const auto style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
   try {
-    po::store(po::command_line_parser(rest).options(all).positional(positional).style(style).run(), impl_->values);
+    po::store(po::command_line_parser(rest).options(all).positional(positional).style(style).run(),
+              impl_->values);
   } catch (const po::unknown_option& error) {
     std::string name = error.get_option_name();
     name.erase(0, name.find_first_not_of('-'));
     std::vector<std::string> known;
     for (const std::string& option : names_) known.push_back("--" + option);
-    throw ConfigError(cat("strata ", command_), "--" + name, join(known), did_you_mean("--" + name, known));
+    throw ConfigError(cat("strata ", command_), "--" + name, join(known),
+                      did_you_mean("--" + name, known));
   } catch (const po::error& error) {
-    throw ConfigError({cat("strata ", command_, ": ", error.what(), ". strata ", command_, " --help explains")});
+    throw ConfigError(
+        {cat("strata ", command_, ": ", error.what(), ". strata ", command_, " --help explains")});
   }
   if (has("help")) {
     std::cout << help();
     return false;
   }
-  if (impl_->values.count("words") != 0) words_ = impl_->values["words"].as<std::vector<std::string>>();
+  if (impl_->values.count("words") != 0)
+    words_ = impl_->values["words"].as<std::vector<std::string>>();
   const std::string usage = cat(" Usage: strata ", command_, ' ', synopsis_);
-  if (words_.size() < least_) throw ConfigError(cat("strata ", command_), "no " + what_, synopsis_, usage);
+  if (words_.size() < least_)
+    throw ConfigError(cat("strata ", command_), "no " + what_, synopsis_, usage);
   if (words_.size() > most_) {
-    throw ConfigError(cat("strata ", command_), cat('"', words_[most_], '"'), cat("nothing more after ", most_, " words"),
-                      usage);
+    throw ConfigError(cat("strata ", command_), cat('"', words_[most_], '"'),
+                      cat("nothing more after ", most_, " words"), usage);
   }
   if (!overrides_allowed_ && !overrides_.empty()) {
-    throw ConfigError(cat("strata ", command_), cat("--", overrides_[0].first), "no --section.key options here", usage);
+    throw ConfigError(cat("strata ", command_), cat("--", overrides_[0].first),
+                      "no --section.key options here", usage);
   }
   return true;
 }

@@ -1,12 +1,12 @@
 #pragma once
-// The arguments of one command. Words with a dot before any '=' are configuration overrides ("--optim.lr=1e-3", or
-// "--optim.lr 1e-3"); everything else is the command's own and is parsed by Boost.Program_options without guessing
-// prefixes.
+// The arguments of one command. Words with a dot before any '=' are configuration overrides
+// ("--optim.lr=1e-3", or
+// "--optim.lr 1e-3"); everything else is the command's own and is parsed by Boost.Program_options
+// without guessing prefixes.
 //
-//   CommandLine line("train", "RUN.ini [--section.key=value]...", "Trains the model that a run file describes.");
-//   line.positional("RUN.ini", 1, 1);
-//   if (!line.parse(arguments)) return 0;      // --help was printed
-//   RunConfig config = read_run_config({line.words()[0], line.overrides()});
+//   CommandLine line("train", "RUN.ini [--section.key=value]...", "Trains the model that a run file
+//   describes."); line.positional("RUN.ini", 1, 1); if (!line.parse(arguments)) return 0;      //
+//   --help was printed RunConfig config = read_run_config({line.words()[0], line.overrides()});
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,18 +19,22 @@ class CommandLine {
  public:
   CommandLine(std::string command, std::string synopsis, std::string summary);
   ~CommandLine();
+  CommandLine(CommandLine&&) noexcept;
 
   void flag(const std::string& name, const std::string& help);
   void option(const std::string& name, const std::string& value_name, const std::string& help);
   void positional(const std::string& what, size_t least, size_t most);
-  void no_overrides();                  // this command has no configuration
-  void more_help(std::string text);     // printed after the options
+  void no_overrides();               // this command has no configuration
+  void more_help(std::string text);  // printed after the options
 
-  // false: --help was asked for and printed on standard output. Throws ConfigError naming what was not understood.
+  // false: --help was asked for and printed on standard output. Throws ConfigError naming what was
+  // not understood.
   bool parse(const std::vector<std::string>& arguments);
 
   const std::vector<std::string>& words() const noexcept { return words_; }
-  const std::vector<std::pair<std::string, std::string>>& overrides() const noexcept { return overrides_; }
+  const std::vector<std::pair<std::string, std::string>>& overrides() const noexcept {
+    return overrides_;
+  }
   bool has(const std::string& name) const;
   std::optional<std::string> value(const std::string& name) const;
 

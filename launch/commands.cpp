@@ -29,12 +29,14 @@ const std::vector<Command>& commands() {
 }
 
 std::string overview() {
-  std::string out = cat(
-      version_text(),
-      "\n\nExamples:\n"
-      "  strata train run.ini                                   train on this machine's CPUs or GPU\n"
-      "  mpirun -n 4 strata train run.ini --plan.tp=2           two replicas, each cut over two ranks\n"
-      "  strata sample run.ini --sample.prompt=\"Once upon\"      text from the newest checkpoint\n\nCommands:\n");
+  std::string out = cat(version_text(),
+                        "\n\nExamples:\n"
+                        "  strata train run.ini                                   train on this "
+                        "machine's CPUs or GPU\n"
+                        "  mpirun -n 4 strata train run.ini --plan.tp=2           two replicas, "
+                        "each cut over two ranks\n"
+                        "  strata sample run.ini --sample.prompt=\"Once upon\"      text from the "
+                        "newest checkpoint\n\nCommands:\n");
   for (const Command& command : commands()) {
     std::string name = command.name;
     name.resize(10, ' ');
@@ -43,10 +45,13 @@ std::string overview() {
   return out + "\nstrata COMMAND --help explains one.\n";
 }
 
-std::string version_text() { return cat("Strata ", kVersion, ": large transformers in hybrid data and tensor parallelism"); }
+std::string version_text() {
+  return cat("Strata ", kVersion, ": large transformers in hybrid data and tensor parallelism");
+}
 
 int run_command(const Arguments& arguments) {
-  if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h" || arguments[0] == "help") {
+  if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h" ||
+      arguments[0] == "help") {
     std::cout << overview();
     return 0;
   }
@@ -61,7 +66,9 @@ int run_command(const Arguments& arguments) {
     names.push_back(command.name);
   }
   for (const std::string& later : commands_detail::kLater) {
-    if (name == later) throw ConfigError({cat("strata ", name, ": not part of this version. There are: ", join(names))});
+    if (name == later)
+      throw ConfigError(
+          {cat("strata ", name, ": not part of this version. There are: ", join(names))});
   }
   throw ConfigError("command", cat('"', name, '"'), join(names), did_you_mean(name, names));
 }
@@ -70,7 +77,8 @@ Arguments after_verb(const Arguments& arguments) {
   return arguments.empty() ? Arguments() : Arguments(arguments.begin() + 1, arguments.end());
 }
 
-std::string take_verb(const std::string& command, const Arguments& arguments, const std::vector<std::string>& verbs) {
+std::string take_verb(const std::string& command, const Arguments& arguments,
+                      const std::vector<std::string>& verbs) {
   const std::string usage = cat("strata ", command, " ", join(verbs, "|"));
   if (arguments.empty()) throw ConfigError(cat("strata ", command), "nothing", join(verbs));
   if (arguments[0] == "--help") {
@@ -80,7 +88,8 @@ std::string take_verb(const std::string& command, const Arguments& arguments, co
   for (const std::string& verb : verbs) {
     if (arguments[0] == verb) return verb;
   }
-  throw ConfigError(cat("strata ", command), cat('"', arguments[0], '"'), join(verbs), did_you_mean(arguments[0], verbs));
+  throw ConfigError(cat("strata ", command), cat('"', arguments[0], '"'), join(verbs),
+                    did_you_mean(arguments[0], verbs));
 }
 
 }  // namespace strata

@@ -1,6 +1,6 @@
 #pragma once
-// The commands of the binary. Each gets the words after its name and returns the exit code; errors are thrown
-// (core/error.h) and turned into messages and codes by main().
+// The commands of the binary. Each gets the words after its name and returns the exit code; errors
+// are thrown (core/error.h) and turned into messages and codes by main().
 #include <string>
 #include <vector>
 
@@ -24,7 +24,8 @@ struct Command {
 };
 const std::vector<Command>& commands();
 
-// Runs "NAME ARGS...": finds the command, or explains what there is. Throws ConfigError for unknown names.
+// Runs "NAME ARGS...": finds the command, or explains what there is. Throws ConfigError for unknown
+// names.
 int run_command(const Arguments& arguments);
 
 // What `strata` alone prints.
@@ -33,6 +34,7 @@ std::string version_text();
 
 // The rest of "verb ARGS..." of commands with verbs; throws ConfigError naming the verbs.
 Arguments after_verb(const Arguments& arguments);
-std::string take_verb(const std::string& command, const Arguments& arguments, const std::vector<std::string>& verbs);
+std::string take_verb(const std::string& command, const Arguments& arguments,
+                      const std::vector<std::string>& verbs);
 
 }  // namespace strata

@@ -21,8 +21,9 @@ void check_sequences(CommPool& pool) {
     e[3] = -hash;
     comm->all_reduce(extremes, ReduceOp::Max, {0, SiteOp::Check}).wait_host();
     if (e[0] == -e[1] && e[2] == -e[3]) continue;
-    throw DesyncError(cat("The ranks of ", comm->name(), " issued different collectives: this one ", count,
-                          " of them, others between ", -e[1], " and ", e[0], e[0] == -e[1] ? " but not the same ones" : "",
+    throw DesyncError(cat("The ranks of ", comm->name(), " issued different collectives: this one ",
+                          count, " of them, others between ", -e[1], " and ", e[0],
+                          e[0] == -e[1] ? " but not the same ones" : "",
                           ". comm.check = each names the first that differs."));
   }
 }

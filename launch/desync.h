@@ -1,6 +1,7 @@
 #pragma once
-// Once per step, the members of every communicator compare how many collectives they issued and what these were
-// (comm.check = step). Ranks that went different ways are found before their results are used any further.
+// Once per step, the members of every communicator compare how many collectives they issued and
+// what these were (comm.check = step). Ranks that went different ways are found before their
+// results are used any further.
 #include "parallel/comm/pool.h"
 
 namespace strata {

@@ -25,11 +25,13 @@ at::Device choose_device(const RuntimeSection& config, int local_rank, int local
   if (count == 0) {
     if (config.device == "auto") return at::kCPU;
     const bool built = at::globalContext().hasCUDA();
-    throw ConfigError("runtime.device", "cuda", "cpu",
-                      built ? " (this machine shows no GPU)" : " (this binary was built without CUDA)");
+    throw ConfigError(
+        "runtime.device", "cuda", "cpu",
+        built ? " (this machine shows no GPU)" : " (this binary was built without CUDA)");
   }
   if (local_size > count && !config.share_devices) {
-    throw ConfigError("ranks on this node", cat(local_size), cat("at most ", count, ", one for each GPU"),
+    throw ConfigError("ranks on this node", cat(local_size),
+                      cat("at most ", count, ", one for each GPU"),
                       " (runtime.share_devices = true with runtime.backend = mpi lets them share)");
   }
   return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(local_rank % count));
@@ -60,7 +62,8 @@ void set_threads(int threads) {
   try {
     at::set_num_interop_threads(1);
   } catch (const c10::Error&) {
-    // Parallel work has begun in this process already (a program that embeds Strata): its choice stays.
+    // Parallel work has begun in this process already (a program that embeds Strata): its choice
+    // stays.
   }
 }
 

@@ -7,9 +7,10 @@
 
 namespace strata {
 
-int cuda_device_count();      // 0 in a build without CUDA or on a machine without GPUs
+int cuda_device_count();  // 0 in a build without CUDA or on a machine without GPUs
 
-// Throws ConfigError when the device asked for is not there, or ranks would share one without permission.
+// Throws ConfigError when the device asked for is not there, or ranks would share one without
+// permission.
 at::Device choose_device(const RuntimeSection& config, int local_rank, int local_size);
 
 // Makes the device current and creates its context.

@@ -18,7 +18,7 @@ namespace evaluation_detail {
 Batch rows_with_limit(const DataSource& source, int64_t begin, int64_t end, int64_t limit) {
   const int64_t wanted = end - begin, real = std::clamp<int64_t>(limit - begin, 0, wanted);
   if (real == wanted) return source.rows(begin, end);
-  Batch filler = source.rows(0, wanted - real);      // any rows will do
+  Batch filler = source.rows(0, wanted - real);  // any rows will do
   filler.labels = at::full_like(filler.labels, kIgnoreLabel);
   if (real == 0) return filler;
   Batch batch = source.rows(begin, begin + real);
@@ -30,7 +30,8 @@ Batch rows_with_limit(const DataSource& source, int64_t begin, int64_t end, int6
 
 }  // namespace evaluation_detail
 
-EvalResult evaluate(ParallelManager& model, const DataSource& source, int64_t rows, double bytes_per_token) {
+EvalResult evaluate(ParallelManager& model, const DataSource& source, int64_t rows,
+                    double bytes_per_token) {
   const auto start = std::chrono::steady_clock::now();
   EvalResult out;
   out.rows = rows == 0 ? source.rows_per_epoch() : std::min(rows, source.rows_per_epoch());
@@ -40,8 +41,8 @@ EvalResult evaluate(ParallelManager& model, const DataSource& source, int64_t ro
     std::vector<Batch> microbatches;
     for (int64_t m = 0; m < plan.microbatches; ++m) {
       const Range range = model.rows_needed(m);
-      microbatches.push_back(
-          evaluation_detail::rows_with_limit(source, begin + range.begin, begin + range.end, out.rows));
+      microbatches.push_back(evaluation_detail::rows_with_limit(source, begin + range.begin,
+                                                                begin + range.end, out.rows));
     }
     const StepLoss part = model.forward_only(microbatches);
     sum.loss_sum += part.loss_sum;

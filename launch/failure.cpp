@@ -23,7 +23,9 @@ Failure describe(const std::exception_ptr& error) {
     const bool memory = text.find("can't allocate memory") != std::string::npos;
     return {memory ? kMemory : kInternal, cat(memory ? "Out of memory: " : "LibTorch: ", text)};
   } catch (const std::bad_alloc&) {
-    return {kMemory, "Out of memory. Try a smaller train.batch, more plan.microbatches, plan.recompute = full, or more ranks."};
+    return {kMemory,
+            "Out of memory. Try a smaller train.batch, more plan.microbatches, plan.recompute = "
+            "full, or more ranks."};
   } catch (const std::exception& e) {
     return {kInternal, cat("Internal error: ", e.what())};
   } catch (...) {
@@ -51,7 +53,8 @@ void together(Communicator& job, const std::function<void()>& work) {
   if (failed.empty()) return;
   // Named only where it says something: a failure of every rank is nobody's in particular.
   const bool everywhere = failed.size() == all.size();
-  throw AgreedError(first.code, everywhere ? first.message : cat("rank ", failed[0], ": ", first.message));
+  throw AgreedError(first.code,
+                    everywhere ? first.message : cat("rank ", failed[0], ": ", first.message));
 }
 
 }  // namespace strata

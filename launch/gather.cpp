@@ -14,7 +14,9 @@ namespace strata {
 namespace gather_detail {
 
 // Pieces on the wire: name, dimensions, offsets, extents, elements.
-void put(std::string& out, const void* data, size_t bytes) { out.append(static_cast<const char*>(data), bytes); }
+void put(std::string& out, const void* data, size_t bytes) {
+  out.append(static_cast<const char*>(data), bytes);
+}
 void put(std::string& out, int64_t number) { put(out, &number, sizeof number); }
 
 class Cursor {
@@ -39,7 +41,8 @@ class Cursor {
 };
 
 Tensor narrowed(Tensor t, const std::vector<int64_t>& offset, const std::vector<int64_t>& extent) {
-  for (size_t d = 0; d < extent.size(); ++d) t = t.narrow(static_cast<int64_t>(d), offset[d], extent[d]);
+  for (size_t d = 0; d < extent.size(); ++d)
+    t = t.narrow(static_cast<int64_t>(d), offset[d], extent[d]);
   return t;
 }
 
@@ -49,9 +52,11 @@ std::string pack(ParallelManager& model, const std::function<Tensor(const Parame
     const Parameter& p = *slice.parameter;
     if (slice.norm.size() == 0) continue;
     const Tensor local = value(p);
-    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size, slice.norm.begin,
-                                           slice.norm.end)) {
-      const Tensor part = narrowed(local, box.local_offset, box.logical.extent).to(at::kCPU, at::kDouble).contiguous();
+    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size,
+                                           slice.norm.begin, slice.norm.end)) {
+      const Tensor part = narrowed(local, box.local_offset, box.logical.extent)
+                              .to(at::kCPU, at::kDouble)
+                              .contiguous();
       put(out, static_cast<int64_t>(p.meta.name.size()));
       put(out, p.meta.name.data(), p.meta.name.size());
       put(out, static_cast<int64_t>(box.logical.extent.size()));
@@ -63,7 +68,8 @@ std::string pack(ParallelManager& model, const std::function<Tensor(const Parame
   return out;
 }
 
-void unpack(const std::string& bytes, const std::map<std::string, Shape>& shapes, std::map<std::string, Tensor>& out) {
+void unpack(const std::string& bytes, const std::map<std::string, Shape>& shapes,
+            std::map<std::string, Tensor>& out) {
   Cursor cursor(bytes);
   while (!cursor.at_end()) {
     const auto length = static_cast<size_t>(cursor.number());
@@ -91,7 +97,8 @@ std::map<std::string, Tensor> gather_logical(ParallelManager& model,
   std::map<std::string, Shape> shapes;
   for (const ParamMeta& meta : parameter_metas(model.spec())) shapes[meta.name] = meta.logical;
   std::map<std::string, Tensor> out;
-  for (const std::string& bytes : model.pool().job().gather_bytes(gather_detail::pack(model, value), 0)) {
+  for (const std::string& bytes :
+       model.pool().job().gather_bytes(gather_detail::pack(model, value), 0)) {
     gather_detail::unpack(bytes, shapes, out);
   }
   return out;
@@ -100,7 +107,8 @@ std::map<std::string, Tensor> gather_logical(ParallelManager& model,
 double parameter_norm(ParallelManager& model) {
   Tensor sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
   for (const OwnedSlice& slice : model.owned_slices()) {
-    const Tensor flat = slice.parameter->value.detach().reshape({-1}).narrow(0, slice.norm.begin, slice.norm.size());
+    const Tensor flat = slice.parameter->value.detach().reshape({-1}).narrow(0, slice.norm.begin,
+                                                                             slice.norm.size());
     sum += flat.to(at::kCPU, at::kDouble).square().sum();
   }
   model.pool().job().all_reduce(sum, ReduceOp::Sum).wait_host();

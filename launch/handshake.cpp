@@ -22,11 +22,13 @@ namespace handshake_detail {
 
 int collect_library(dl_phdr_info* info, size_t, void* out) {
   const std::string path = info->dlpi_name;
-  if (path.find("libstrata_") != std::string::npos) static_cast<std::vector<std::string>*>(out)->push_back(path);
+  if (path.find("libstrata_") != std::string::npos)
+    static_cast<std::vector<std::string>*>(out)->push_back(path);
   return 0;
 }
 
-// CRC over the program's and our libraries' files: different builds differ, wherever they are installed.
+// CRC over the program's and our libraries' files: different builds differ, wherever they are
+// installed.
 std::string binary_digest() {
   std::vector<std::string> files = {"/proc/self/exe"};
   dl_iterate_phdr(collect_library, &files);
@@ -91,7 +93,8 @@ Facts config_facts(const std::string& ini) {
     if (starts_with(line, "[")) {
       section = line.substr(1, line.find(']') - 1);
     } else if (equals != std::string::npos) {
-      facts.emplace_back(cat(section, '.', one_line(line.substr(0, equals))), one_line(line.substr(equals + 1)));
+      facts.emplace_back(cat(section, '.', one_line(line.substr(0, equals))),
+                         one_line(line.substr(equals + 1)));
     }
   }
   return facts;
@@ -115,7 +118,7 @@ Facts environment_facts() {
 std::string first_difference(const std::vector<Facts>& by_rank) {
   using namespace handshake_detail;
   std::vector<std::map<std::string, std::string>> tables;
-  std::vector<std::string> order;                       // rank 0's order, then whatever only others have
+  std::vector<std::string> order;  // rank 0's order, then whatever only others have
   for (const Facts& facts : by_rank) {
     tables.emplace_back(facts.begin(), facts.end());
     for (const auto& [what, value] : facts) {
@@ -135,7 +138,8 @@ std::string first_difference(const std::vector<Facts>& by_rank) {
     std::sort(sorted.begin(), sorted.end());
     std::vector<std::string> parts;
     for (const auto& [ranks, value] : sorted) {
-      parts.push_back(cat(ranks_text(ranks), ranks.size() == 1 ? " has " : " have ", shortened(value)));
+      parts.push_back(
+          cat(ranks_text(ranks), ranks.size() == 1 ? " has " : " have ", shortened(value)));
     }
     return cat(what, " differs between ranks: ", join(parts, "; "), ".");
   }
@@ -149,7 +153,8 @@ void check_same_everywhere(Communicator& job, const Facts& facts) {
   for (const std::string& digest : digests) equal = equal && digest == digests[0];
   if (equal) return;
   std::vector<Facts> by_rank;
-  for (const std::string& text : job.all_gather_bytes(packed)) by_rank.push_back(handshake_detail::unpack(text));
+  for (const std::string& text : job.all_gather_bytes(packed))
+    by_rank.push_back(handshake_detail::unpack(text));
   throw_agreed(DesyncError(cat(first_difference(by_rank), " All ranks must be started alike.")));
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// What the program that started this process says about it, from the environment. Used only to decide whether MPI is
-// started, and who prints before it is; ranks always come from MPI. The only environment reads of Strata are here.
+// What the program that started this process says about it, from the environment. Used only to
+// decide whether MPI is started, and who prints before it is; ranks always come from MPI. The only
+// environment reads of Strata are here.
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,13 +9,14 @@
 namespace strata {
 
 struct Launcher {
-  bool present = false;          // mpirun, srun or the like
-  int rank = 0;                  // as it says; 0 without one
+  bool present = false;  // mpirun, srun or the like
+  int rank = 0;          // as it says; 0 without one
   int slurm_tasks = 1;
 };
 Launcher find_launcher();
 
-// Variables that change numbers or communication and must be equal on all ranks, with their values, sorted.
+// Variables that change numbers or communication and must be equal on all ranks, with their values,
+// sorted.
 std::vector<std::pair<std::string, std::string>> relevant_environment();
 
 // Sets what a deterministic run needs before libraries read it.

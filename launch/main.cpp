@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
     // All ranks end up here with the same error, or this is the only one: the first speaks for all.
     const strata::Failure failure = strata::describe(std::current_exception());
     std::cout.flush();
-    if (strata::find_launcher().rank == 0) std::fprintf(stderr, "strata: %s\n", failure.message.c_str());
+    if (strata::find_launcher().rank == 0)
+      std::fprintf(stderr, "strata: %s\n", failure.message.c_str());
     return failure.code;
   }
 }

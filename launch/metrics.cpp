@@ -39,10 +39,12 @@ std::string metrics_line(const StepRecord& r) {
 std::string metrics_until(const std::string& text, int64_t last_step) {
   std::string out;
   size_t begin = 0;
-  for (size_t end = text.find('\n'); end != std::string::npos; begin = end + 1, end = text.find('\n', begin)) {
+  for (size_t end = text.find('\n'); end != std::string::npos;
+       begin = end + 1, end = text.find('\n', begin)) {
     const std::string line = text.substr(begin, end - begin);
     const auto json = nlohmann::json::parse(line, nullptr, false);
-    const bool whole = json.is_object() && json.contains("step") && json["step"].is_number_integer();
+    const bool whole =
+        json.is_object() && json.contains("step") && json["step"].is_number_integer();
     if (whole && json["step"].get<int64_t>() <= last_step) out += line + "\n";
   }
   return out;
@@ -60,7 +62,8 @@ void MetricsFile::append(const StepRecord& record) {
     const std::string line = metrics_line(record) + "\n";
     file_.write_at(file_.size(), line.data(), line.size());
   } catch (const StorageError& error) {
-    const double now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    const double now =
+        std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
     if (now - last_warning_s_ < 60) return;
     last_warning_s_ = now;
     log::warn("metrics.jsonl: ", error.what(), " Training goes on without this line.");

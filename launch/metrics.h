@@ -1,5 +1,6 @@
 #pragma once
-// Numbers of a run for programs: metrics.jsonl, one JSON object per step, written by rank 0 as the step ends.
+// Numbers of a run for programs: metrics.jsonl, one JSON object per step, written by rank 0 as the
+// step ends.
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -10,8 +11,8 @@
 namespace strata {
 
 struct EvalResult {
-  double loss = 0;                   // mean over counted labels, natural logarithm
-  double accuracy = 0;               // part of the labels predicted right
+  double loss = 0;      // mean over counted labels, natural logarithm
+  double accuracy = 0;  // part of the labels predicted right
   int64_t counted = 0, rows = 0;
   std::optional<double> bits_per_byte;
   double seconds = 0;
@@ -20,14 +21,14 @@ struct EvalResult {
 };
 
 struct StepRecord {
-  int64_t step = 0;                  // steps done, this one included
+  int64_t step = 0;  // steps done, this one included
   double loss = 0, grad_norm = 0, lr = 0;
   bool skipped = false;
-  int64_t tokens = 0, samples = 0;   // since the start of the run
+  int64_t tokens = 0, samples = 0;  // since the start of the run
   double seconds = 0, tokens_per_s = 0;
-  double flops_utilisation = 0;      // 0..1 of the measured peak
+  double flops_utilisation = 0;  // 0..1 of the measured peak
   double data_wait_s = 0, reduction_wait_s = 0;
-  int64_t memory_bytes = 0;          // peak resident size of rank 0
+  int64_t memory_bytes = 0;  // peak resident size of rank 0
   std::optional<EvalResult> eval;
 };
 
@@ -36,8 +37,8 @@ std::string metrics_line(const StepRecord& record);
 
 class MetricsFile {
  public:
-  // Opens for appending, after dropping every line of a step after `last_step` and a line cut short by a crash: what is
-  // left belongs to one uninterrupted run. Throws StorageError.
+  // Opens for appending, after dropping every line of a step after `last_step` and a line cut short
+  // by a crash: what is left belongs to one uninterrupted run. Throws StorageError.
   MetricsFile(const std::filesystem::path& path, int64_t last_step);
   // A failure is logged once a minute, not thrown: a run is worth more than its log.
   void append(const StepRecord& record);

@@ -15,25 +15,29 @@ RunConfig read_session_config(const CommandLine& line) {
   input.path = line.words()[0];
   input.overrides = line.overrides();
   input.data = RunInput::Data::ForVocabulary;
-  if (const auto directory = line.value("checkpoint")) input.overrides.emplace_back("ckpt.resume", *directory);
+  if (const auto directory = line.value("checkpoint"))
+    input.overrides.emplace_back("ckpt.resume", *directory);
   return read_run_config(input);
 }
 
-ModelSession::ModelSession(const RunConfig& config, Runtime& runtime) : config_(config), runtime_(runtime) {}
+ModelSession::ModelSession(const RunConfig& config, Runtime& runtime)
+    : config_(config), runtime_(runtime) {}
 ModelSession::~ModelSession() = default;
 
 void ModelSession::load() {
   Facts facts = binary_facts();
   for (auto& fact : config_facts(config_.ini)) facts.push_back(std::move(fact));
   check_same_everywhere(runtime_.job(), facts);
-  const Plan plan = same_everywhere(
-      [&] { return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch); });
+  const Plan plan = same_everywhere([&] {
+    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch);
+  });
   RunCheckpoints checkpoints(config_, runtime_);
   const std::filesystem::path directory = checkpoints.find();
   if (directory.empty() && config_.ckpt.init.empty()) {
-    throw_agreed(CheckpointError(cat("There is no checkpoint in ", checkpoints.root().string(),
-                                     ". Train first (strata train), name one with --checkpoint DIR, or set ckpt.init to "
-                                     "a folder of safetensors.")));
+    throw_agreed(CheckpointError(
+        cat("There is no checkpoint in ", checkpoints.root().string(),
+            ". Train first (strata train), name one with --checkpoint DIR, or set ckpt.init to "
+            "a folder of safetensors.")));
   }
   ManagerOptions options;
   options.dtype = parse_train_dtype(config_.train.dtype);
@@ -41,7 +45,8 @@ void ModelSession::load() {
   options.vocabulary_unit = config_.train.vocabulary_unit;
   model_ = ParallelManager::build(config_.model, plan, runtime_.pool(), options);
   load_weights_only(config_, runtime_, *model_, directory);
-  if (!directory.empty()) together(runtime_.job(), [&] { step_ = CheckpointReader(directory).step(); });
+  if (!directory.empty())
+    together(runtime_.job(), [&] { step_ = CheckpointReader(directory).step(); });
 }
 
 int64_t ModelSession::context() const {
@@ -51,8 +56,9 @@ int64_t ModelSession::context() const {
 
 const DataSource& ModelSession::valid_data() {
   if (!valid_data_) {
-    together(runtime_.job(),
-             [&] { valid_data_ = make_data_source(config_.data, Split::Valid, config_.data_seed()); });
+    together(runtime_.job(), [&] {
+      valid_data_ = make_data_source(config_.data, Split::Valid, config_.data_seed());
+    });
   }
   return *valid_data_;
 }
@@ -60,14 +66,17 @@ const DataSource& ModelSession::valid_data() {
 const Tokenizer& ModelSession::tokenizer() {
   bytes_per_token();
   if (!tokenizer_) {
-    throw_agreed(ConfigError("data.tokenizer", cat("that of data.source = ", config_.data.source, ", which is not known"),
-                             "a data source of text, or token files with data.tokenizer_model set"));
+    throw_agreed(
+        ConfigError("data.tokenizer",
+                    cat("that of data.source = ", config_.data.source, ", which is not known"),
+                    "a data source of text, or token files with data.tokenizer_model set"));
   }
   return *tokenizer_;
 }
 
 double ModelSession::bytes_per_token() {
-  if (!tokenizer_read_) together(runtime_.job(), [&] { tokenizer_ = make_data_tokenizer(config_.data); });
+  if (!tokenizer_read_)
+    together(runtime_.job(), [&] { tokenizer_ = make_data_tokenizer(config_.data); });
   tokenizer_read_ = true;
   return tokenizer_ ? tokenizer_->bytes_per_token() : 0;
 }

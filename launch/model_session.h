@@ -24,11 +24,11 @@ class ModelSession {
   void load();
 
   ParallelManager& model() { return *model_; }
-  int64_t step() const { return step_; }               // of the checkpoint; 0 for ckpt.init
-  int64_t context() const;                             // tokens that the model is asked with at most
-  const DataSource& valid_data();                      // opened at the first call; Collective then
-  const Tokenizer& tokenizer();                        // the same; AgreedError when it is not known
-  double bytes_per_token();                            // 0 when not known
+  int64_t step() const { return step_; }  // of the checkpoint; 0 for ckpt.init
+  int64_t context() const;                // tokens that the model is asked with at most
+  const DataSource& valid_data();         // opened at the first call; Collective then
+  const Tokenizer& tokenizer();           // the same; AgreedError when it is not known
+  double bytes_per_token();               // 0 when not known
 
  private:
   const RunConfig& config_;

@@ -17,14 +17,16 @@ namespace parity_case_detail {
 constexpr const char* kExpected = "expected.safetensors";
 
 Tensor wanted(const io::SafetensorsReader& reader, const std::string& name) {
-  if (!reader.contains(name)) throw DataError(cat(kExpected, ": tensor \"", name, "\" is missing."));
+  if (!reader.contains(name))
+    throw DataError(cat(kExpected, ": tensor \"", name, "\" is missing."));
   return reader.read(name);
 }
 
 Tensor tokens_BT(const io::SafetensorsReader& reader, const std::string& name) {
   const Tensor t = wanted(reader, name).to(at::kLong);
   if (t.dim() != 2 || t.numel() == 0) {
-    throw DataError(cat(kExpected, ": \"", name, "\" has shape ", shape_text(t.sizes()), ", allowed: [rows, tokens]."));
+    throw DataError(cat(kExpected, ": \"", name, "\" has shape ", shape_text(t.sizes()),
+                        ", allowed: [rows, tokens]."));
   }
   return t;
 }
@@ -33,16 +35,17 @@ void check_range(const Tensor& ids, const std::string& name, int64_t vocabulary,
   const int64_t least = ids.min().item<int64_t>(), most = ids.max().item<int64_t>();
   const bool low = least < 0 && !(labels && least == kIgnoreLabel);
   if (low || most >= vocabulary) {
-    throw DataError(cat(kExpected, ": \"", name, "\" holds id ", low ? least : most, ", allowed: 0 to ", vocabulary - 1,
-                        labels ? " and -100." : "."));
+    throw DataError(cat(kExpected, ": \"", name, "\" holds id ", low ? least : most,
+                        ", allowed: 0 to ", vocabulary - 1, labels ? " and -100." : "."));
   }
 }
 
 // [rows, T] from [rows, T] or [1, T].
 Tensor for_rows(const Tensor& t, const Tensor& tokens, const std::string& name) {
-  if (t.dim() != 2 || t.size(1) != tokens.size(1) || (t.size(0) != 1 && t.size(0) != tokens.size(0))) {
-    throw DataError(cat(kExpected, ": \"", name, "\" has shape ", shape_text(t.sizes()), ", the batch has ",
-                        shape_text(tokens.sizes()), "."));
+  if (t.dim() != 2 || t.size(1) != tokens.size(1) ||
+      (t.size(0) != 1 && t.size(0) != tokens.size(0))) {
+    throw DataError(cat(kExpected, ": \"", name, "\" has shape ", shape_text(t.sizes()),
+                        ", the batch has ", shape_text(tokens.sizes()), "."));
   }
   return t.expand({tokens.size(0), tokens.size(1)}).contiguous();
 }
@@ -65,32 +68,35 @@ Batch read_batch(const io::SafetensorsReader& reader, int64_t vocabulary) {
   batch.tokens = tokens_BT(reader, "input_ids");
   batch.labels = tokens_BT(reader, "targets");
   if (batch.labels.sizes() != batch.tokens.sizes()) {
-    throw DataError(cat(kExpected, ": \"targets\" has shape ", shape_text(batch.labels.sizes()), ", \"input_ids\" ",
-                        shape_text(batch.tokens.sizes()), "."));
+    throw DataError(cat(kExpected, ": \"targets\" has shape ", shape_text(batch.labels.sizes()),
+                        ", \"input_ids\" ", shape_text(batch.tokens.sizes()), "."));
   }
   check_range(batch.tokens, "input_ids", vocabulary, false);
   check_range(batch.labels, "targets", vocabulary, true);
   batch.positions = default_positions(batch.rows(), batch.length());
   if (reader.contains("attention_mask")) {
-    const Tensor mask = for_rows(reader.read("attention_mask").to(at::kInt), batch.tokens, "attention_mask");
-    batch.segments = mask.ne(0).to(at::kInt) - 1;                    // 1 -> 0, 0 -> -1
+    const Tensor mask =
+        for_rows(reader.read("attention_mask").to(at::kInt), batch.tokens, "attention_mask");
+    batch.segments = mask.ne(0).to(at::kInt) - 1;  // 1 -> 0, 0 -> -1
   } else if (reader.contains("segments")) {
     batch.segments = for_rows(reader.read("segments").to(at::kInt), batch.tokens, "segments");
     batch.positions = positions_of(batch.segments);
   }
   for (const char* name : {"positions", "position_ids"}) {
-    if (reader.contains(name)) batch.positions = for_rows(reader.read(name).to(at::kLong), batch.tokens, name);
+    if (reader.contains(name))
+      batch.positions = for_rows(reader.read(name).to(at::kLong), batch.tokens, name);
   }
   return batch;
 }
 
-std::optional<ParityCase::Trace> read_trace(const io::SafetensorsReader& reader, const ModelSpec& model) {
+std::optional<ParityCase::Trace> read_trace(const io::SafetensorsReader& reader,
+                                            const ModelSpec& model) {
   if (!reader.contains("trace.tokens")) return std::nullopt;
   ParityCase::Trace trace;
   trace.tokens = reader.read("trace.tokens").to(at::kLong);
   if (trace.tokens.dim() != 3) {
-    throw DataError(cat(kExpected, ": \"trace.tokens\" has shape ", shape_text(trace.tokens.sizes()),
-                        ", allowed: [steps, rows, tokens]."));
+    throw DataError(cat(kExpected, ": \"trace.tokens\" has shape ",
+                        shape_text(trace.tokens.sizes()), ", allowed: [steps, rows, tokens]."));
   }
   check_range(trace.tokens, "trace.tokens", model.vocabulary(), false);
   if (reader.contains("trace.targets")) {
@@ -103,8 +109,10 @@ std::optional<ParityCase::Trace> read_trace(const io::SafetensorsReader& reader,
   }
   trace.loss = wanted(reader, "trace.loss").to(at::kDouble);
   trace.grad_norm = wanted(reader, "trace.grad_norm").to(at::kDouble);
-  if (trace.loss.numel() != trace.tokens.size(0) || trace.grad_norm.numel() != trace.tokens.size(0)) {
-    throw DataError(cat(kExpected, ": \"trace.loss\" and \"trace.grad_norm\" need one number for each of the ",
+  if (trace.loss.numel() != trace.tokens.size(0) ||
+      trace.grad_norm.numel() != trace.tokens.size(0)) {
+    throw DataError(cat(kExpected,
+                        ": \"trace.loss\" and \"trace.grad_norm\" need one number for each of the ",
                         trace.tokens.size(0), " steps."));
   }
   if (reader.contains("trace.final_param_norm")) {
@@ -116,7 +124,8 @@ std::optional<ParityCase::Trace> read_trace(const io::SafetensorsReader& reader,
 // Adds `count` places of `value` at the end of dimension `dim` (0: rows, 1: tokens).
 Tensor extended(const Tensor& t, int64_t dim, int64_t count, int64_t value) {
   if (!t.defined() || count == 0) return t;
-  const std::vector<int64_t> pad = dim == 1 ? std::vector<int64_t>{0, count} : std::vector<int64_t>{0, 0, 0, count};
+  const std::vector<int64_t> pad =
+      dim == 1 ? std::vector<int64_t>{0, count} : std::vector<int64_t>{0, 0, 0, count};
   return at::constant_pad_nd(t, pad, value);
 }
 
@@ -125,11 +134,13 @@ Tensor extended(const Tensor& t, int64_t dim, int64_t count, int64_t value) {
 ParityCase read_parity_case(const std::filesystem::path& folder, const ModelOptions& options) {
   using namespace parity_case_detail;
   for (const char* name : {"config.json", "model.safetensors", kExpected}) {
-    if (name == std::string("model.safetensors") && std::filesystem::exists(folder / "model.safetensors.index.json")) {
+    if (name == std::string("model.safetensors") &&
+        std::filesystem::exists(folder / "model.safetensors.index.json")) {
       continue;
     }
     if (!std::filesystem::exists(folder / name)) {
-      throw DataError(cat((folder / name).string(), " is missing. A parity folder has config.json, model.safetensors and ",
+      throw DataError(cat((folder / name).string(),
+                          " is missing. A parity folder has config.json, model.safetensors and ",
                           kExpected, "."));
     }
   }
@@ -152,15 +163,21 @@ ParityCase read_parity_case(const std::filesystem::path& folder, const ModelOpti
 
 Batch pad_batch(const Batch& batch, int64_t row_multiple, int64_t time_multiple, bool causal) {
   using parity_case_detail::extended;
-  const auto missing = [](int64_t have, int64_t multiple) { return (multiple - have % multiple) % multiple; };
-  const int64_t rows = missing(batch.rows(), row_multiple), time = missing(batch.length(), time_multiple);
+  const auto missing = [](int64_t have, int64_t multiple) {
+    return (multiple - have % multiple) % multiple;
+  };
+  const int64_t rows = missing(batch.rows(), row_multiple),
+                time = missing(batch.length(), time_multiple);
   Batch out = batch;
-  if (time > 0 && !causal && !out.segments.defined()) out.segments = at::zeros_like(out.tokens, at::kInt);
+  if (time > 0 && !causal && !out.segments.defined())
+    out.segments = at::zeros_like(out.tokens, at::kInt);
   out.tokens = extended(extended(out.tokens, 1, time, 0), 0, rows, 0);
   out.labels = extended(extended(out.labels, 1, time, kIgnoreLabel), 0, rows, kIgnoreLabel);
   out.positions = extended(out.positions, 1, time, 0);
-  if (rows > 0) out.positions = at::cat({out.positions, default_positions(rows, out.positions.size(1))});
-  // Added rows are real tokens (a row of padding alone has nothing to attend to); added tokens are padding.
+  if (rows > 0)
+    out.positions = at::cat({out.positions, default_positions(rows, out.positions.size(1))});
+  // Added rows are real tokens (a row of padding alone has nothing to attend to); added tokens are
+  // padding.
   out.segments = extended(extended(out.segments, 1, time, -1), 0, rows, 0);
   return out;
 }

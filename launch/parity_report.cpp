@@ -12,9 +12,11 @@
 
 namespace strata {
 
-void ParityReport::compare(const std::string& name, const Tensor& got, const Tensor& expected, double floor) {
+void ParityReport::compare(const std::string& name, const Tensor& got, const Tensor& expected,
+                           double floor) {
   if (got.sizes() != expected.sizes()) {
-    return fail(name, cat("shape ", shape_text(got.sizes()), ", expected ", shape_text(expected.sizes())));
+    return fail(
+        name, cat("shape ", shape_text(got.sizes()), ", expected ", shape_text(expected.sizes())));
   }
   const Tensor reference = expected.to(at::kDouble);
   const double size = reference.norm().item<double>();
@@ -26,7 +28,8 @@ void ParityReport::compare(const std::string& name, const Tensor& got, const Ten
 
 void ParityReport::compare(const std::string& name, double got, double expected) {
   const double difference = std::abs(got - expected);
-  lines_.push_back({name, difference == 0 ? 0 : difference / std::max(std::abs(expected), 1e-300), ""});
+  lines_.push_back(
+      {name, difference == 0 ? 0 : difference / std::max(std::abs(expected), 1e-300), ""});
 }
 
 void ParityReport::fail(const std::string& name, const std::string& why) {
@@ -34,7 +37,8 @@ void ParityReport::fail(const std::string& name, const std::string& why) {
 }
 
 bool ParityReport::passed() const {
-  return !lines_.empty() && std::all_of(lines_.begin(), lines_.end(), [&](const Line& line) { return good(line); });
+  return !lines_.empty() &&
+         std::all_of(lines_.begin(), lines_.end(), [&](const Line& line) { return good(line); });
 }
 
 std::vector<ParityReport::Line> ParityReport::sorted() const {
@@ -42,7 +46,8 @@ std::vector<ParityReport::Line> ParityReport::sorted() const {
   const auto badness = [](const Line& line) {
     return std::isnan(line.error) ? std::numeric_limits<double>::infinity() : line.error;
   };
-  std::stable_sort(out.begin(), out.end(), [&](const Line& a, const Line& b) { return badness(a) > badness(b); });
+  std::stable_sort(out.begin(), out.end(),
+                   [&](const Line& a, const Line& b) { return badness(a) > badness(b); });
   return out;
 }
 
@@ -55,7 +60,8 @@ std::string ParityReport::table() const {
     std::snprintf(error, sizeof error, "%9.2e", line.error);
     std::string name = line.name;
     name.resize(width, ' ');
-    out += cat(good(line) ? "  ok    " : "  FAIL  ", name, "  ", error, line.note.empty() ? "" : "  ", line.note, '\n');
+    out += cat(good(line) ? "  ok    " : "  FAIL  ", name, "  ", error,
+               line.note.empty() ? "" : "  ", line.note, '\n');
   }
   return out;
 }
@@ -68,7 +74,8 @@ std::string ParityReport::json_members() const {
     if (!line.note.empty()) entry["note"] = line.note;
     checks.push_back(std::move(entry));
   }
-  const nlohmann::ordered_json json = {{"passed", passed()}, {"tolerance", tolerance_}, {"checks", checks}};
+  const nlohmann::ordered_json json = {
+      {"passed", passed()}, {"tolerance", tolerance_}, {"checks", checks}};
   const std::string text = json.dump();
   return text.substr(1, text.size() - 2);
 }

@@ -11,9 +11,11 @@ class ParityReport {
  public:
   explicit ParityReport(double tolerance) : tolerance_(tolerance) {}
 
-  // Relative Frobenius error of `got` against `expected`. Where the norm of `expected` is below `floor`, the error is taken
-  // relative to `floor`: gradients that are zero in exact arithmetic are compared absolutely.
-  void compare(const std::string& name, const Tensor& got, const Tensor& expected, double floor = 0);
+  // Relative Frobenius error of `got` against `expected`. Where the norm of `expected` is below
+  // `floor`, the error is taken relative to `floor`: gradients that are zero in exact arithmetic
+  // are compared absolutely.
+  void compare(const std::string& name, const Tensor& got, const Tensor& expected,
+               double floor = 0);
   void compare(const std::string& name, double got, double expected);
   void fail(const std::string& name, const std::string& why);
 
@@ -25,11 +27,11 @@ class ParityReport {
  private:
   struct Line {
     std::string name;
-    double error = 0;          // infinite: failed for a reason in `note`
+    double error = 0;  // infinite: failed for a reason in `note`
     std::string note;
   };
   std::vector<Line> sorted() const;
-  bool good(const Line& line) const { return line.error <= tolerance_; }   // false for NaN
+  bool good(const Line& line) const { return line.error <= tolerance_; }  // false for NaN
 
   double tolerance_;
   std::vector<Line> lines_;

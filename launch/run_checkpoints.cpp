@@ -16,7 +16,9 @@ namespace run_checkpoints_detail {
 class PartialWeights final : public WeightSource {
  public:
   PartialWeights(std::shared_ptr<const CheckpointReader> reader, uint64_t seed)
-      : reader_(std::move(reader)), stored_(make_checkpoint_weights(reader_)), initial_(make_initial_weights(seed)) {}
+      : reader_(std::move(reader)),
+        stored_(make_checkpoint_weights(reader_)),
+        initial_(make_initial_weights(seed)) {}
   bool has(const ParamMeta& meta) const {
     const auto found = reader_->tensors().find("/model/" + meta.name);
     return found != reader_->tensors().end() && found->second.shape == meta.logical;
@@ -24,7 +26,9 @@ class PartialWeights final : public WeightSource {
   Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const override {
     return (has(parameter.meta) ? *stored_ : *initial_).read(parameter, box, dtype);
   }
-  std::string description() const override { return cat(stored_->description(), ", as far as it fits"); }
+  std::string description() const override {
+    return cat(stored_->description(), ", as far as it fits");
+  }
 
  private:
   std::shared_ptr<const CheckpointReader> reader_;
@@ -74,18 +78,21 @@ std::vector<std::string> model_differences(const std::vector<ParamMeta>& model,
   for (const ParamMeta& meta : model) {
     const auto found = known.find(meta.name);
     if (found == known.end()) {
-      out.push_back(cat("missing     ", meta.name, " ", shape_text(meta.logical), did_you_mean(meta.name, names)));
+      out.push_back(cat("missing     ", meta.name, " ", shape_text(meta.logical),
+                        did_you_mean(meta.name, names)));
       continue;
     }
     found->second = true;
     const Shape& shape = stored.at(cat(kPrefix, meta.name)).shape;
     if (shape != meta.logical) {
-      out.push_back(cat("shape       ", meta.name, ": checkpoint has ", shape_text(shape), ", model wants ",
-                        shape_text(meta.logical)));
+      out.push_back(cat("shape       ", meta.name, ": checkpoint has ", shape_text(shape),
+                        ", model wants ", shape_text(meta.logical)));
     }
   }
   for (const auto& [name, seen] : known) {
-    if (!seen) out.push_back(cat("unexpected  ", name, " ", shape_text(stored.at(cat(kPrefix, name)).shape)));
+    if (!seen)
+      out.push_back(
+          cat("unexpected  ", name, " ", shape_text(stored.at(cat(kPrefix, name)).shape)));
   }
   return out;
 }
@@ -99,7 +106,8 @@ std::string fingerprint_of(const ModelSpec& model) {
 }
 
 RunCheckpoints::RunCheckpoints(const RunConfig& config, Runtime& runtime)
-    : config_(config), runtime_(runtime),
+    : config_(config),
+      runtime_(runtime),
       root_(config.ckpt.dir.empty() ? std::filesystem::path(config.run.directory()) / "checkpoints"
                                     : std::filesystem::path(config.ckpt.dir)) {}
 
@@ -127,7 +135,12 @@ RunPosition RunCheckpoints::start(ParallelManager& model, DistributedOptimizer& 
   const bool automatic = config_.ckpt.resume == "auto";
   together(runtime_.job(), [&] {
     if (!runtime_.first()) return;
-    std::filesystem::create_directories(root_);
+    std::error_code error;
+    std::filesystem::create_directories(root_, error);
+    if (error) {
+      throw StorageError(cat(root_.string(), ": cannot be created: ", error.message(),
+                             ". Choose a writable ckpt.dir or run.dir."));
+    }
     remove_leftovers(root_, [](const std::string& text) { log::warn(text); });
   });
   for (int64_t passed_over = 0;; ++passed_over) {
@@ -141,16 +154,19 @@ RunPosition RunCheckpoints::start(ParallelManager& model, DistributedOptimizer& 
       return start_warm(directory, model, optimizer);
     }
     try {
-      if (const auto position = resume(directory, model, optimizer, data_fingerprint)) return *position;
+      if (const auto position = resume(directory, model, optimizer, data_fingerprint))
+        return *position;
     } catch (const AgreedError& error) {
       if (!automatic || passed_over >= config_.ckpt.fallbacks || error.exit_code() != 4) throw;
-      log::warn(directory.filename().string(), " cannot be loaded: ", error.what(), " Trying an older one.");
+      log::warn(directory.filename().string(), " cannot be loaded: ", error.what(),
+                " Trying an older one.");
       set_aside(directory);
     }
   }
 }
 
-std::optional<RunPosition> RunCheckpoints::resume(const std::filesystem::path& directory, ParallelManager& model,
+std::optional<RunPosition> RunCheckpoints::resume(const std::filesystem::path& directory,
+                                                  ParallelManager& model,
                                                   DistributedOptimizer& optimizer,
                                                   const std::string& data_fingerprint) {
   using namespace run_checkpoints_detail;
@@ -164,7 +180,8 @@ std::optional<RunPosition> RunCheckpoints::resume(const std::filesystem::path& d
   check_no_newer(reader->step());
   const bool reset = config_.ckpt.reset_optim == "all";
   together(runtime_.job(), [&] {
-    optimizer.load(*reader, reset ? DistributedOptimizer::Reset::All : DistributedOptimizer::Reset::None);
+    optimizer.load(*reader,
+                   reset ? DistributedOptimizer::Reset::All : DistributedOptimizer::Reset::None);
   });
   RunPosition position;
   position.step = reader->step();
@@ -181,17 +198,27 @@ std::optional<RunPosition> RunCheckpoints::resume(const std::filesystem::path& d
 void RunCheckpoints::check_resumable(const CheckpointReader& reader, const ModelSpec& model,
                                      const std::string& data_fingerprint) const {
   using namespace run_checkpoints_detail;
-  constexpr const char* kHelp = " ckpt.load = weights-only or partial with ckpt.resume = PATH starts anew from its weights.";
+  constexpr const char* kHelp =
+      " ckpt.load = weights-only or partial with ckpt.resume = PATH starts anew from its weights.";
   if (reader.model_fingerprint() != fingerprint_of(model)) {
-    const std::vector<std::string> differences = model_differences(parameter_metas(model), reader.tensors());
-    throw ConfigError({cat("The checkpoint of step ", reader.step(), " is of another model:\n  ",
-                           differences.empty() ? "its packed tensors have other parts" : join(differences, "\n  "), "\n ",
-                           kHelp)});
+    const std::vector<std::string> differences =
+        model_differences(parameter_metas(model), reader.tensors());
+    throw ConfigError({cat(
+        "The checkpoint of step ", reader.step(), " is of another model:\n  ",
+        differences.empty() ? "its packed tensors have other parts" : join(differences, "\n  "),
+        "\n ", kHelp)});
+  }
+  const std::string rule = text_of(reader.state(), "optim");
+  if (!rule.empty() && rule != config_.optim.name && config_.ckpt.reset_optim == "none") {
+    throw ConfigError("optim.name", cat('"', config_.optim.name, '"'),
+                      cat(rule, ", which wrote the checkpoint of step ", reader.step()),
+                      " (ckpt.reset_optim = all resumes with fresh optimizer state)");
   }
   const std::string data = text_of(reader.state(), "data_fingerprint");
   if (!data.empty() && !data_fingerprint.empty() && data != data_fingerprint) {
-    throw ConfigError({cat("[data]: the checkpoint of step ", reader.step(), " was trained on other data or in another order ",
-                           "(fingerprint ", data, ", now ", data_fingerprint, ").", kHelp)});
+    throw ConfigError({cat("[data]: the checkpoint of step ", reader.step(),
+                           " was trained on other data or in another order ", "(fingerprint ", data,
+                           ", now ", data_fingerprint, ").", kHelp)});
   }
 }
 
@@ -218,8 +245,9 @@ void RunCheckpoints::set_aside(const std::filesystem::path& directory) {
 RunPosition RunCheckpoints::start_fresh(ParallelManager& model, DistributedOptimizer& optimizer) {
   std::unique_ptr<WeightSource> source;
   together(runtime_.job(), [&] {
-    source = config_.ckpt.init.empty() ? make_initial_weights(static_cast<uint64_t>(config_.train.seed))
-                                       : make_safetensors_weights(config_.ckpt.init, model.spec());
+    source = config_.ckpt.init.empty()
+                 ? make_initial_weights(static_cast<uint64_t>(config_.train.seed))
+                 : make_safetensors_weights(config_.ckpt.init, model.spec());
   });
   model.load_weights(*source);
   optimizer.load_masters(*source);
@@ -227,15 +255,17 @@ RunPosition RunCheckpoints::start_fresh(ParallelManager& model, DistributedOptim
   return {};
 }
 
-RunPosition RunCheckpoints::start_warm(const std::filesystem::path& directory, ParallelManager& model,
-                                       DistributedOptimizer& optimizer) {
+RunPosition RunCheckpoints::start_warm(const std::filesystem::path& directory,
+                                       ParallelManager& model, DistributedOptimizer& optimizer) {
   using run_checkpoints_detail::PartialWeights;
   std::shared_ptr<const CheckpointReader> reader;
   together(runtime_.job(), [&] { reader = std::make_shared<CheckpointReader>(directory); });
-  const std::vector<std::string> differences = model_differences(parameter_metas(model.spec()), reader->tensors());
+  const std::vector<std::string> differences =
+      model_differences(parameter_metas(model.spec()), reader->tensors());
   if (config_.ckpt.load == "weights-only" && !differences.empty()) {
-    throw_agreed(ConfigError({cat(directory.string(), " is of another model:\n  ", join(differences, "\n  "),
-                                  "\n  ckpt.load = partial takes what fits.")}));
+    throw_agreed(
+        ConfigError({cat(directory.string(), " is of another model:\n  ", join(differences, "\n  "),
+                         "\n  ckpt.load = partial takes what fits.")}));
   }
   const PartialWeights source(reader, static_cast<uint64_t>(config_.train.seed));
   for (const std::string& difference : differences) log::warn("not loaded: ", difference);
@@ -246,8 +276,9 @@ RunPosition RunCheckpoints::start_warm(const std::filesystem::path& directory, P
   return {};
 }
 
-bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimizer& optimizer, const Plan& plan,
-                          const ModelSpec& model, const std::string& data_fingerprint) {
+bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimizer& optimizer,
+                          const Plan& plan, const ModelSpec& model,
+                          const std::string& data_fingerprint) {
   using run_checkpoints_detail::quoted;
   SaveRequest request;
   request.root = root_;
@@ -260,7 +291,10 @@ bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimize
   request.hash = config_.ckpt.hash == "weights";
   request.state = {{"updates", cat(position.updates)},
                    {"skipped", nlohmann::json(position.skipped).dump()},
+                   {"loss", nlohmann::json(position.loss).dump()},
+                   {"grad_norm", nlohmann::json(position.grad_norm).dump()},
                    {"data_fingerprint", quoted(data_fingerprint)},
+                   {"optim", quoted(config_.optim.name)},
                    {"seed", cat(config_.train.seed)},
                    {"dtype", quoted(config_.train.dtype)}};
   std::filesystem::path written;
@@ -272,8 +306,8 @@ bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimize
     written = writer.commit();
   } catch (const StorageError& error) {
     ++failures_;
-    log::warn("Checkpoint of step ", position.step, " failed (", failures_, " in a row, the run ends after ",
-              config_.ckpt.max_failures, "): ", error.what());
+    log::warn("Checkpoint of step ", position.step, " failed (", failures_,
+              " in a row, the run ends after ", config_.ckpt.max_failures, "): ", error.what());
     if (failures_ >= config_.ckpt.max_failures) throw_agreed(error);
     return false;
   }
@@ -300,10 +334,12 @@ void load_weights_only(const RunConfig& config, Runtime& runtime, ParallelManage
       return;
     }
     auto reader = std::make_shared<CheckpointReader>(directory);
-    const std::vector<std::string> differences = model_differences(parameter_metas(model.spec()), reader->tensors());
+    const std::vector<std::string> differences =
+        model_differences(parameter_metas(model.spec()), reader->tensors());
     if (!differences.empty()) {
-      throw ConfigError({cat(directory.string(), " is of another model than the run file describes:\n  ",
-                             join(differences, "\n  "))});
+      throw ConfigError(
+          {cat(directory.string(), " is of another model than the run file describes:\n  ",
+               join(differences, "\n  "))});
     }
     source = make_checkpoint_weights(std::move(reader));
   });

@@ -1,5 +1,6 @@
 #include "launch/run_config.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "core/config/reader.h"
@@ -74,6 +75,8 @@ class RunConfigReader {
     config_.visit_before_model(tee);
     settle_vocabulary();
     config_.visit_model(tee);
+    // The value a field holds is its default: short runs warm up for a tenth.
+    config_.sched.warmup = std::min(config_.sched.warmup, config_.train.steps / 10);
     config_.visit_after_model(tee);
     check_across_sections();
     finish();
@@ -87,12 +90,14 @@ class RunConfigReader {
     constexpr const char* kKey = "model.vocab_size";
     const std::string* given = reader_.peek(kKey);
     int64_t wanted = 0;
-    if (given != nullptr && (!parse_integer(*given, wanted) || wanted < 1)) return;   // the model's visit says so
+    if (given != nullptr && (!parse_integer(*given, wanted) || wanted < 1))
+      return;  // the model's visit says so
     const int64_t of_data = config_.data.vocab_size;
     if (of_data == 0) config_.data.vocab_size = wanted;
     if (given != nullptr && input_.data == RunInput::Data::ForVocabulary) return;
     if (reader_.has_problems()) {
-      // The data cannot be trusted to be what was meant. finish() throws, so this value is never used.
+      // The data cannot be trusted to be what was meant. finish() throws, so this value is never
+      // used.
       if (given == nullptr) reader_.add_override(kKey, "1");
       return;
     }
@@ -106,7 +111,8 @@ class RunConfigReader {
     if (given == nullptr) {
       reader_.add_override(kKey, config_.train_data ? cat(config_.train_data->vocab_size()) : "1");
     } else if (config_.train_data && config_.train_data->vocab_size() > wanted) {
-      reader_.problem(kKey, cat(wanted), cat("at least ", config_.train_data->vocab_size(), " (ids of the data)"),
+      reader_.problem(kKey, cat(wanted),
+                      cat("at least ", config_.train_data->vocab_size(), " (ids of the data)"),
                       " Leave the key out to take it from the data");
     }
     if (config_.train_data) config_.data.vocab_size = config_.train_data->vocab_size();
@@ -114,20 +120,24 @@ class RunConfigReader {
 
   void check_across_sections() {
     const int64_t length = config_.data.sequence_length;
-    if (config_.model && config_.model->max_positions() > 0 && length > config_.model->max_positions()) {
-      reader_.problem("data.sequence_length", cat(length),
-                      cat("at most ", config_.model->max_positions(), " (the model's longest context)"));
+    if (config_.model && config_.model->max_positions() > 0 &&
+        length > config_.model->max_positions()) {
+      reader_.problem(
+          "data.sequence_length", cat(length),
+          cat("at most ", config_.model->max_positions(), " (the model's longest context)"));
     }
     if (config_.train.batch % config_.plan.microbatches != 0) {
       reader_.problem("plan.microbatches", cat(config_.plan.microbatches),
                       cat("divisors of train.batch = ", config_.train.batch));
     }
     if (config_.sched.warmup > config_.train.steps && config_.sched.name != "inverse-sqrt") {
-      reader_.problem("sched.warmup", cat(config_.sched.warmup), cat("at most train.steps = ", config_.train.steps));
+      reader_.problem("sched.warmup", cat(config_.sched.warmup),
+                      cat("at most train.steps = ", config_.train.steps));
     }
     if (config_.sample.interval > 0 && config_.model && !config_.model->causal()) {
-      reader_.problem("sample.interval", cat(config_.sample.interval),
-                      cat("0 (", config_.model_name, " is bidirectional and cannot continue a text)"));
+      reader_.problem(
+          "sample.interval", cat(config_.sample.interval),
+          cat("0 (", config_.model_name, " is bidirectional and cannot continue a text)"));
     }
     if (config_.runtime.backend == "nccl" && config_.runtime.device == "cpu") {
       reader_.problem("runtime.backend", "nccl", "auto, mpi, self while runtime.device = cpu");
@@ -150,7 +160,7 @@ class RunConfigReader {
   ConfigWriter writer_;
   RunConfig config_;
   std::optional<DataError> data_error_;
-  std::vector<std::string> others_;      // complete sentences from make_data_source
+  std::vector<std::string> others_;  // complete sentences from make_data_source
 };
 
 RunConfig read_run_config(const RunInput& input) { return RunConfigReader(input).read(); }

@@ -4,8 +4,9 @@
 //
 //   RunConfig config = read_run_config({.path = "run.ini", .overrides = {{"optim.lr", "1e-3"}}});
 //
-// Keys of [model] and [optim] depend on model.name and optim.name: the families and rules read them through their
-// registries. A RunConfig is a plain value; `ini` is the effective configuration as a run file that reads back equal.
+// Keys of [model] and [optim] depend on model.name and optim.name: the families and rules read them
+// through their registries. A RunConfig is a plain value; `ini` is the effective configuration as a
+// run file that reads back equal.
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -24,7 +25,7 @@ namespace strata {
 
 class ConfigReader;
 
-using Overrides = std::vector<std::pair<std::string, std::string>>;   // "optim.lr", "1e-3"
+using Overrides = std::vector<std::pair<std::string, std::string>>;  // "optim.lr", "1e-3"
 
 struct RunConfig {
   RunSection run;
@@ -51,7 +52,9 @@ struct RunConfig {
   // The same without the keys that only one model family or update rule has.
   void visit_settings(ConfigVisitor& v);
 
-  uint64_t data_seed() const { return static_cast<uint64_t>(data.seed >= 0 ? data.seed : train.seed); }
+  uint64_t data_seed() const {
+    return static_cast<uint64_t>(data.seed >= 0 ? data.seed : train.seed);
+  }
   ModelOptions model_options() const;
 
  private:
@@ -63,15 +66,16 @@ struct RunConfig {
 
 struct RunInput {
   enum class Data {
-    Open,                       // train_data is wanted; the vocabulary is checked against it
-    ForVocabulary,              // opened only when model.vocab_size is not given
+    Open,           // train_data is wanted; the vocabulary is checked against it
+    ForVocabulary,  // opened only when model.vocab_size is not given
   };
-  std::string path;             // run file; empty: overrides and defaults only
+  std::string path;  // run file; empty: overrides and defaults only
   Overrides overrides;
   Data data = Data::Open;
 };
 
-// Throws ConfigError with every problem of the whole input; DataError when the data cannot be opened.
+// Throws ConfigError with every problem of the whole input; DataError when the data cannot be
+// opened.
 RunConfig read_run_config(const RunInput& input);
 
 // The update rules of [optim], read again from config.ini.

@@ -48,16 +48,21 @@ RunDirectory::Lock& RunDirectory::Lock::operator=(Lock&& other) noexcept {
 void RunDirectory::Lock::take(const std::filesystem::path& file) {
   using namespace run_directory_detail;
   descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) throw StorageError(cat(file.string(), ": cannot be opened: ", std::strerror(errno), "."));
+  if (descriptor_ < 0)
+    throw StorageError(cat(file.string(), ": cannot be opened: ", std::strerror(errno), "."));
   if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
     char holder[512] = "";
     const ssize_t bytes = ::pread(descriptor_, holder, sizeof holder - 1, 0);
-    const std::string who(trim(std::string_view(holder, bytes > 0 ? static_cast<size_t>(bytes) : 0)));
-    throw ConfigError("run.dir", cat(file.parent_path().string(), ", which is in use by ", who.empty() ? "another process" : who),
+    const std::string who(
+        trim(std::string_view(holder, bytes > 0 ? static_cast<size_t>(bytes) : 0)));
+    throw ConfigError("run.dir",
+                      cat(file.parent_path().string(), ", which is in use by ",
+                          who.empty() ? "another process" : who),
                       "a run directory that no other process uses",
                       " Stop that run, or give this one another run.dir or run.name");
   }
-  const std::string text = cat("process ", ::getpid(), " on ", host_name(), " since ", utc_now(), "\n");
+  const std::string text =
+      cat("process ", ::getpid(), " on ", host_name(), " since ", utc_now(), "\n");
   if (::ftruncate(descriptor_, 0) != 0 || ::pwrite(descriptor_, text.data(), text.size(), 0) < 0) {
     throw StorageError(cat(file.string(), ": cannot be written: ", std::strerror(errno), "."));
   }
@@ -77,7 +82,9 @@ void RunDirectory::claim() {
   std::filesystem::remove(path_ / "hang" / "trigger", error);
 }
 
-std::filesystem::path RunDirectory::log(int rank) const { return path_ / "logs" / cat("rank-", rank, ".log"); }
+std::filesystem::path RunDirectory::log(int rank) const {
+  return path_ / "logs" / cat("rank-", rank, ".log");
+}
 
 std::filesystem::path RunDirectory::flight(int rank) const {
   char name[32];
@@ -87,8 +94,9 @@ std::filesystem::path RunDirectory::flight(int rank) const {
 
 void RunDirectory::write_status(const Status& status) const {
   using namespace run_directory_detail;
-  nlohmann::ordered_json json = {{"state", status.state}, {"step", status.step}, {"steps", status.steps},
-                                 {"time", utc_now()},     {"host", host_name()}, {"pid", ::getpid()}};
+  nlohmann::ordered_json json = {{"state", status.state}, {"step", status.step},
+                                 {"steps", status.steps}, {"time", utc_now()},
+                                 {"host", host_name()},   {"pid", ::getpid()}};
   if (status.exit_code >= 0) json["exit_code"] = status.exit_code;
   if (!status.checkpoint.empty()) json["checkpoint"] = status.checkpoint;
   if (!status.message.empty()) json["message"] = status.message;

@@ -1,5 +1,6 @@
 #pragma once
-// <run.dir> on disk: config.ini, plan.json, status.json, metrics.jsonl, logs/, flight/, hang/, checkpoints/, lock.
+// <run.dir> on disk: config.ini, plan.json, status.json, metrics.jsonl, logs/, flight/, hang/,
+// checkpoints/, lock.
 #include <filesystem>
 #include <string>
 
@@ -9,8 +10,9 @@ class RunDirectory {
  public:
   explicit RunDirectory(std::filesystem::path path) : path_(std::move(path)) {}
 
-  // Rank 0 only: creates the folders and takes the lock, which the system releases when the process ends in any way.
-  // Throws ConfigError naming the holder when another process has it, StorageError when the folder cannot be written.
+  // Rank 0 only: creates the folders and takes the lock, which the system releases when the process
+  // ends in any way. Throws ConfigError naming the holder when another process has it, StorageError
+  // when the folder cannot be written.
   void claim();
 
   const std::filesystem::path& path() const noexcept { return path_; }
@@ -18,13 +20,14 @@ class RunDirectory {
   std::filesystem::path log(int rank) const;
   std::filesystem::path flight(int rank) const;
 
-  // Writes status.json atomically: {"state": ..., "step": ..., ...}. A failure is logged, not thrown.
+  // Writes status.json atomically: {"state": ..., "step": ..., ...}. A failure is logged, not
+  // thrown.
   struct Status {
-    std::string state;             // "starting", "training", "saving", "finished", "preempted", "failed"
+    std::string state;  // "starting", "training", "saving", "finished", "preempted", "failed"
     int64_t step = 0, steps = 0;
-    int exit_code = -1;            // -1: still running
-    std::string checkpoint;        // newest committed, "": none
-    std::string message;           // of a failure
+    int exit_code = -1;      // -1: still running
+    std::string checkpoint;  // newest committed, "": none
+    std::string message;     // of a failure
   };
   void write_status(const Status& status) const;
 

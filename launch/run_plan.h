@@ -8,8 +8,10 @@
 
 namespace strata {
 
-// Pure. Throws ConfigError with everything that is wrong, or with the nearest possible numbers of ranks.
-Plan make_run_plan(const PlanSection& section, const ModelSpec& model, int world_size, int64_t global_batch);
+// Pure. Throws ConfigError with everything that is wrong, or with the nearest possible numbers of
+// ranks.
+Plan make_run_plan(const PlanSection& section, const ModelSpec& model, int world_size,
+                   int64_t global_batch);
 
 // plan.json: one object with the degrees of every layer by name.
 std::string plan_json(const Plan& plan, const ModelSpec& model);

@@ -1,6 +1,6 @@
 #pragma once
-// The sections of a run file that belong to launching and training. Defaults are the members' values; visit() says what
-// each key means and allows.
+// The sections of a run file that belong to launching and training. Defaults are the members'
+// values; visit() says what each key means and allows.
 #include <cstdint>
 #include <string>
 
@@ -12,14 +12,14 @@ class ConfigVisitor;
 
 struct RunSection {
   std::string name = "run";
-  std::string dir;                       // "": runs/<name>
+  std::string dir;  // "": runs/<name>
   std::string directory() const { return dir.empty() ? "runs/" + name : dir; }
   void visit(ConfigVisitor& v);
 };
 
 struct TrainSection {
   int64_t steps = 1000;
-  int64_t batch = 8;                     // global rows per step
+  int64_t batch = 8;  // global rows per step
   std::string dtype = "fp32";
   int64_t seed = 1;
   double label_smoothing = 0;
@@ -34,7 +34,7 @@ struct OptimSection {
   double lr = 3e-4;
   double max_grad_norm = 1.0;
   bool audit = false;
-  void visit(ConfigVisitor& v);          // without the rule's own keys
+  void visit(ConfigVisitor& v);  // without the rule's own keys
 };
 
 struct PlanSection {
@@ -49,8 +49,8 @@ struct PlanSection {
 };
 
 struct CheckpointSection {
-  int64_t interval = 500;                // steps; 0: only at the end
-  std::string dir;                       // "": <run.dir>/checkpoints
+  int64_t interval = 500;  // steps; 0: only at the end
+  std::string dir;         // "": <run.dir>/checkpoints
   std::string resume = "auto";
   std::string load = "strict";
   std::string init;
@@ -62,8 +62,8 @@ struct CheckpointSection {
 };
 
 struct EvalSection {
-  int64_t interval = 0;                  // steps; 0: never
-  int64_t rows = 64;                     // 0: all of the validation data
+  int64_t interval = 0;  // steps; 0: never
+  int64_t rows = 64;     // 0: all of the validation data
   void visit(ConfigVisitor& v);
 };
 
@@ -74,16 +74,16 @@ struct SampleSection {
   int64_t top_k = 0;
   double top_p = 1.0;
   int64_t seed = 1;
-  int64_t interval = 0;                  // steps; 0: never during training
+  int64_t interval = 0;  // steps; 0: never during training
   void visit(ConfigVisitor& v);
 };
 
 struct RuntimeSection {
   std::string backend = "auto";
   std::string device = "auto";
-  int64_t threads = 0;                   // 0: cores of the node divided by its ranks
+  int64_t threads = 0;  // 0: cores of the node divided by its ranks
   std::string deterministic = "off";
-  double step_timeout_s = 0;             // 0: max(60 s, 20 x median step)
+  double step_timeout_s = 0;  // 0: max(60 s, 20 x median step)
   bool share_devices = false;
   void visit(ConfigVisitor& v);
 };

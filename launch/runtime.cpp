@@ -92,8 +92,9 @@ std::unique_ptr<Communicator> Runtime::make_job(const RuntimeOptions& options) {
     process_ = start_mpi();
     job = make_mpi_communicator();
     if (process_.size == 1 && launcher.slurm_tasks > 1) {
-      throw_agreed(ConfigError("number of ranks", "1", cat(launcher.slurm_tasks, " (SLURM_NTASKS)"),
-                               " (start with srun --mpi=pmix, or set runtime.backend = self for one process)"));
+      throw_agreed(ConfigError(
+          "number of ranks", "1", cat(launcher.slurm_tasks, " (SLURM_NTASKS)"),
+          " (start with srun --mpi=pmix, or set runtime.backend = self for one process)"));
     }
   } else {
     job = make_self_communicator();
@@ -157,6 +158,12 @@ void Runtime::enter(Watchdog::Phase phase, const char* what, int64_t step) {
 
 void Runtime::pause_watchdog() {
   if (watchdog_) watchdog_->pause();
+}
+
+void Runtime::note_in_log(const std::string& text) {
+  if (last_words_ < 0) return;
+  const std::string line = text + "\n";
+  [[maybe_unused]] const ssize_t ignored = ::write(last_words_, line.data(), line.size());
 }
 
 void Runtime::flush_log() {

@@ -19,18 +19,21 @@ namespace sampler_detail {
 std::vector<int64_t> by_likelihood(const double* logits, int64_t count) {
   std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(),
-            [&](int64_t a, int64_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
   return order;
 }
 
 // How many of the likeliest together have probability top_p; at least one.
-int64_t nucleus(const std::vector<int64_t>& order, int64_t count, const double* logits, const SamplingOptions& options) {
+int64_t nucleus(const std::vector<int64_t>& order, int64_t count, const double* logits,
+                const SamplingOptions& options) {
   const double most = logits[order[0]];
   std::vector<double> weights;
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) {
-    weights.push_back(std::exp((logits[order[static_cast<size_t>(i)]] - most) / options.temperature));
+    weights.push_back(
+        std::exp((logits[order[static_cast<size_t>(i)]] - most) / options.temperature));
     sum += weights.back();
   }
   double reached = 0;
@@ -49,7 +52,8 @@ int64_t widest_tp(const Plan& plan) {
 
 }  // namespace sampler_detail
 
-int64_t choose_token(const Tensor& logits_V, const SamplingOptions& options, int64_t sample, int64_t position) {
+int64_t choose_token(const Tensor& logits_V, const SamplingOptions& options, int64_t sample,
+                     int64_t position) {
   using namespace sampler_detail;
   STRATA_CHECK(logits_V.dim() == 1 && logits_V.size(0) > 0, "logits of one position are needed");
   const Tensor host = logits_V.detach().to(at::kCPU, at::kDouble).contiguous();
@@ -59,15 +63,16 @@ int64_t choose_token(const Tensor& logits_V, const SamplingOptions& options, int
   const std::vector<int64_t> order = by_likelihood(logits, vocabulary);
   int64_t count = options.top_k > 0 ? std::min(options.top_k, vocabulary) : vocabulary;
   if (options.top_p < 1) count = nucleus(order, count, logits, options);
-  // Adding Gumbel noise to scaled logits and taking the largest draws from their softmax. The sample is part of the
-  // stream's name; position and id are the element.
+  // Adding Gumbel noise to scaled logits and taking the largest draws from their softmax. The
+  // sample is part of the stream's name; position and id are the element.
   const Rng rng(options.seed, "sample", cat("token ", sample));
   int64_t best = order[0];
   double best_value = -INFINITY;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t id = order[static_cast<size_t>(i)];
-    const double u = rng.uniform(static_cast<uint64_t>(position) * static_cast<uint64_t>(vocabulary) +
-                                 static_cast<uint64_t>(id));
+    const double u =
+        rng.uniform(static_cast<uint64_t>(position) * static_cast<uint64_t>(vocabulary) +
+                    static_cast<uint64_t>(id));
     const double value = logits[id] / options.temperature - std::log(-std::log(u));
     if (value > best_value) {
       best_value = value;
@@ -77,17 +82,19 @@ int64_t choose_token(const Tensor& logits_V, const SamplingOptions& options, int
   return best;
 }
 
-std::vector<int32_t> generate(ParallelManager& model, std::vector<int32_t> prompt, int64_t tokens, int64_t context,
-                              const SamplingOptions& options, int64_t sample,
+std::vector<int32_t> generate(ParallelManager& model, std::vector<int32_t> prompt, int64_t tokens,
+                              int64_t context, const SamplingOptions& options, int64_t sample,
                               const std::function<bool(int32_t)>& each) {
   if (!model.spec().causal()) {
-    throw ConfigError("model.name", model.spec().family(), "a causal family", " (this one cannot continue a text)");
+    throw ConfigError("model.name", model.spec().family(), "a causal family",
+                      " (this one cannot continue a text)");
   }
   if (prompt.empty()) throw ConfigError("sample.prompt", "nothing", "at least one token");
   Communicator& job = model.pool().job();
   std::vector<int32_t> ids = std::move(prompt);
   std::vector<int32_t> made;
-  const int64_t multiple = sampler_detail::widest_tp(model.plan());   // sequence-parallel layers cut tokens over tp
+  const int64_t multiple =
+      sampler_detail::widest_tp(model.plan());  // sequence-parallel layers cut tokens over tp
   for (int64_t n = 0; n < tokens; ++n) {
     const int64_t used = std::min(static_cast<int64_t>(ids.size()), context);
     const int64_t length = (used + multiple - 1) / multiple * multiple;

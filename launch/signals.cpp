@@ -3,8 +3,8 @@
 #include <csignal>
 #include <cstring>
 
-#include <atomic>
 #include <unistd.h>
+#include <atomic>
 
 #include "launch/launcher.h"
 
@@ -29,7 +29,7 @@ void on_user1(int) { stop_wanted = true; }
 void on_user2(int) { save_wanted = true; }
 
 void on_terminate(int) {
-  if (stop_wanted) return;   // the save under way is worth more than leaving early
+  if (stop_wanted) return;  // the save under way is worth more than leaving early
   last_words("SIGTERM: ended without saving (SIGUSR1 saves first)\n");
   ::_exit(128 + SIGTERM);
 }
@@ -58,7 +58,7 @@ void install_signal_handlers(const Launcher& launcher) {
   install(SIGUSR1, on_user1);
   install(SIGUSR2, on_user2);
   install(SIGTERM, on_terminate);
-  if (!launcher.present) install(SIGINT, on_interrupt);   // under mpirun it ends the job itself
+  if (!launcher.present) install(SIGINT, on_interrupt);  // under mpirun it ends the job itself
 }
 
 Request pending_request() noexcept {
@@ -69,6 +69,8 @@ Request pending_request() noexcept {
 
 void save_done() noexcept { signals_detail::save_wanted = false; }
 
-void set_last_words_descriptor(int descriptor) noexcept { signals_detail::log_descriptor = descriptor; }
+void set_last_words_descriptor(int descriptor) noexcept {
+  signals_detail::log_descriptor = descriptor;
+}
 
 }  // namespace strata

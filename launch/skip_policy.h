@@ -1,5 +1,6 @@
 #pragma once
-// How many steps with a non-finite gradient are borne: such a step changes nothing, and too many end the run.
+// How many steps with a non-finite gradient are borne: such a step changes nothing, and too many
+// end the run.
 #include <cstdint>
 #include <vector>
 

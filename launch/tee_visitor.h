@@ -1,6 +1,6 @@
 #pragma once
-// Reads each field and writes down what it then holds, so that the effective configuration comes out of the same pass,
-// including keys that only a registry's product knows.
+// Reads each field and writes down what it then holds, so that the effective configuration comes
+// out of the same pass, including keys that only a registry's product knows.
 #include "core/config/visitor.h"
 
 namespace strata {
@@ -9,19 +9,23 @@ class TeeVisitor final : public ConfigVisitor {
  public:
   TeeVisitor(ConfigVisitor& first, ConfigVisitor& second) : first_(first), second_(second) {}
 
-  void field(std::string_view key, bool& value, std::string_view help) override { both(key, value, help); }
-  void field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed, std::string_view help) override {
+  void field(std::string_view key, bool& value, std::string_view help) override {
+    both(key, value, help);
+  }
+  void field(std::string_view key, int64_t& value, const Allowed<int64_t>& allowed,
+             std::string_view help) override {
     both(key, value, allowed, help);
   }
-  void field(std::string_view key, double& value, const Allowed<double>& allowed, std::string_view help) override {
+  void field(std::string_view key, double& value, const Allowed<double>& allowed,
+             std::string_view help) override {
     both(key, value, allowed, help);
   }
   void field(std::string_view key, std::string& value, const Allowed<std::string>& allowed,
              std::string_view help) override {
     both(key, value, allowed, help);
   }
-  void field(std::string_view key, std::vector<std::string>& value, const Allowed<std::string>& allowed,
-             std::string_view help) override {
+  void field(std::string_view key, std::vector<std::string>& value,
+             const Allowed<std::string>& allowed, std::string_view help) override {
     both(key, value, allowed, help);
   }
   void field(std::string_view key, std::vector<double>& value, const Allowed<double>& allowed,

@@ -19,18 +19,26 @@ double wall_time() {
 
 template <class T>
 std::string raw(T value) {
-  return std::string(reinterpret_cast<const char*>(&value), sizeof value);   // little-endian machines only, as LibTorch
+  return std::string(reinterpret_cast<const char*>(&value),
+                     sizeof value);  // little-endian machines only, as LibTorch
 }
 
-// Protocol buffer wire format: tag = field << 3 | type, with type 0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes.
+// Protocol buffer wire format: tag = field << 3 | type, with type 0 varint, 1 eight bytes, 2 length
+// and bytes, 5 four bytes.
 std::string varint(uint64_t value) {
   std::string out;
   for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
   return out + static_cast<char>(value);
 }
-std::string tag(int field, int type) { return varint(static_cast<uint64_t>(field) << 3 | static_cast<uint64_t>(type)); }
-std::string bytes_field(int field, const std::string& data) { return tag(field, 2) + varint(data.size()) + data; }
-std::string integer_field(int field, int64_t value) { return tag(field, 0) + varint(static_cast<uint64_t>(value)); }
+std::string tag(int field, int type) {
+  return varint(static_cast<uint64_t>(field) << 3 | static_cast<uint64_t>(type));
+}
+std::string bytes_field(int field, const std::string& data) {
+  return tag(field, 2) + varint(data.size()) + data;
+}
+std::string integer_field(int field, int64_t value) {
+  return tag(field, 0) + varint(static_cast<uint64_t>(value));
+}
 std::string float_field(int field, float value) { return tag(field, 5) + raw(value); }
 std::string double_field(int field, double value) { return tag(field, 1) + raw(value); }
 
@@ -70,8 +78,9 @@ TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, int64_
   ::gethostname(host, sizeof host - 1);
   const double now = wall_time();
   // The process number keeps two starts within a second apart.
-  file_ = io::File(folder / cat("events.out.tfevents.", static_cast<int64_t>(now), '.', host, '.', ::getpid()),
-                   io::File::Mode::Create);
+  file_ = io::File(
+      folder / cat("events.out.tfevents.", static_cast<int64_t>(now), '.', host, '.', ::getpid()),
+      io::File::Mode::Create);
   file_.append(tfrecord(event(now, 0, bytes_field(3, "brain.Event:2"))));
   constexpr int kSessionStart = 1;
   file_.append(tfrecord(event(now, first_step, bytes_field(7, integer_field(1, kSessionStart)))));

@@ -1,5 +1,6 @@
 #pragma once
-// TensorBoard event files: TFRecords of Event messages with simple scalars. Only what is needed is encoded, by hand.
+// TensorBoard event files: TFRecords of Event messages with simple scalars. Only what is needed is
+// encoded, by hand.
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -10,12 +11,12 @@
 
 namespace strata {
 
-using Scalars = std::vector<std::pair<std::string, double>>;   // tag -> value
+using Scalars = std::vector<std::pair<std::string, double>>;  // tag -> value
 
 class TensorBoardWriter {
  public:
-  // A new file in `folder`. first_step: values that earlier files hold for it and later steps are to be forgotten (a run
-  // that goes on from a checkpoint). Throws StorageError.
+  // A new file in `folder`. first_step: values that earlier files hold for it and later steps are
+  // to be forgotten (a run that goes on from a checkpoint). Throws StorageError.
   TensorBoardWriter(const std::filesystem::path& folder, int64_t first_step);
   void add(int64_t step, const Scalars& scalars);
 

@@ -25,8 +25,11 @@ std::string short_count(double value) {
   int unit = 0;
   for (; value >= 999.5 && unit < 3; ++unit) value /= 1000;
   char text[32];
-  std::snprintf(text, sizeof text, value < 9.995 && unit > 0 ? "%.2f%s" : value < 99.95 ? "%.1f%s" : "%.0f%s", value,
-                units[unit]);
+  std::snprintf(text, sizeof text,
+                value < 9.995 && unit > 0 ? "%.2f%s"
+                : value < 99.95           ? "%.1f%s"
+                                          : "%.0f%s",
+                value, units[unit]);
   return text;
 }
 
@@ -34,7 +37,8 @@ std::string short_count(double value) {
 
 double flops_per_step(const ModelSpec& model, int64_t rows, int64_t time) {
   double forward = 0;
-  for (int layer = 0; layer < model.layer_count(); ++layer) forward += model.flops_per_token(layer, time);
+  for (int layer = 0; layer < model.layer_count(); ++layer)
+    forward += model.flops_per_token(layer, time);
   return 3 * forward * static_cast<double>(rows) * static_cast<double>(time);
 }
 
@@ -45,7 +49,7 @@ double measure_peak(Communicator& job, const at::Device& device, at::ScalarType 
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   const Tensor a = at::full({n, n}, 0.5, options), b = at::full({n, n}, 0.25, options);
   Tensor c = at::empty({n, n}, options);
-  at::mm_out(c, a, b);          // first call: thread pools, libraries
+  at::mm_out(c, a, b);  // first call: thread pools, libraries
   wait_for_device(device);
   job.barrier();
   double best = 0;
@@ -54,7 +58,8 @@ double measure_peak(Communicator& job, const at::Device& device, at::ScalarType 
     const double begin = seconds();
     at::mm_out(c, a, b);
     wait_for_device(device);
-    const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
+    const double flops =
+        2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
     best = std::max(best, flops / (seconds() - begin));
   } while (seconds() - start < kEnough);
   Tensor sum = at::full({1}, best, at::TensorOptions().dtype(at::kDouble));
@@ -88,20 +93,22 @@ double StepTimer::median_s() const {
 std::string step_line(const StepRecord& r, int64_t steps, double median_s) {
   using throughput_detail::short_count;
   char numbers[160];
-  std::snprintf(numbers, sizeof numbers, "loss %.4f  lr %.2e  norm %.3g  ", r.loss, r.lr, r.grad_norm);
+  std::snprintf(numbers, sizeof numbers, "loss %.4f  lr %.2e  norm %.3g  ", r.loss, r.lr,
+                r.grad_norm);
   char speed[96];
   std::snprintf(speed, sizeof speed, "  mfu %.0f%%  mem ", 100 * r.flops_utilisation);
   std::string step = cat(r.step), last = cat(steps);
   step.insert(0, last.size() - std::min(last.size(), step.size()), ' ');
-  return cat("step ", step, '/', last, "  ", numbers, r.skipped ? "SKIPPED  " : "", short_count(r.tokens_per_s),
-             " tok/s  ", duration_text(r.seconds), speed, bytes_text(static_cast<double>(r.memory_bytes)), "  eta ",
+  return cat("step ", step, '/', last, "  ", numbers, r.skipped ? "SKIPPED  " : "",
+             short_count(r.tokens_per_s), " tok/s  ", duration_text(r.seconds), speed,
+             bytes_text(static_cast<double>(r.memory_bytes)), "  eta ",
              duration_text(median_s * static_cast<double>(steps - r.step)));
 }
 
 std::string eval_line(const EvalResult& e, int64_t step) {
   char text[160];
-  std::snprintf(text, sizeof text, "loss %.4f  perplexity %.3f  accuracy %.2f%%", e.loss, e.perplexity(),
-                100 * e.accuracy);
+  std::snprintf(text, sizeof text, "loss %.4f  perplexity %.3f  accuracy %.2f%%", e.loss,
+                e.perplexity(), 100 * e.accuracy);
   std::string out = cat("eval at step ", step, "  ", text);
   if (e.bits_per_byte) {
     std::snprintf(text, sizeof text, "  %.4f bits per byte", *e.bits_per_byte);

@@ -19,7 +19,9 @@ namespace trainer_detail {
 
 constexpr int kPreempted = 75;
 
-double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 bool due(int64_t step, int64_t interval) { return interval > 0 && step % interval == 0; }
 
@@ -57,7 +59,8 @@ int Trainer::run() {
   return finish(0);
 }
 
-// Before anything large is allocated: all ranks run the same program on the same configuration and data.
+// Before anything large is allocated: all ranks run the same program on the same configuration and
+// data.
 void Trainer::check_alike() {
   Facts facts = binary_facts();
   for (auto& fact : config_facts(config_.ini)) facts.push_back(std::move(fact));
@@ -67,13 +70,15 @@ void Trainer::check_alike() {
 }
 
 void Trainer::build() {
-  plan_ = same_everywhere(
-      [&] { return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch); });
+  plan_ = same_everywhere([&] {
+    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch);
+  });
   log::info("plan: ", plan_text(plan_));
   log::info("data: ", config_.train_data->description());
   if (runtime_.op_log() != nullptr) {
     std::vector<std::string> names;
-    for (int l = 0; l < config_.model->layer_count(); ++l) names.push_back(config_.model->layer_name(l));
+    for (int l = 0; l < config_.model->layer_count(); ++l)
+      names.push_back(config_.model->layer_name(l));
     runtime_.op_log()->set_layer_names(names);
   }
   ManagerOptions options;
@@ -86,19 +91,23 @@ void Trainer::build() {
       *model_, make_rules(config_),
       OptimizerOptions{.max_grad_norm = config_.optim.max_grad_norm, .audit = config_.optim.audit});
   log::info("model: ", config_.model_name, ", ", config_.model->layer_count() - 2, " blocks, ",
-            model_->logical_elements(), " parameters; ", config_.train.dtype, " on ", runtime_.device().str(), ", ",
-            runtime_.threads(), runtime_.threads() == 1 ? " thread" : " threads", " a rank; gradients ",
+            model_->logical_elements(), " parameters; ", config_.train.dtype, " on ",
+            runtime_.device().str(), ", ", runtime_.threads(),
+            runtime_.threads() == 1 ? " thread" : " threads", " a rank; gradients ",
             bytes_text(static_cast<double>(model_->buffer_bytes())), ", optimizer ",
             bytes_text(static_cast<double>(optimizer_->state_bytes())), " on rank 0");
 }
 
 void Trainer::open_validation() {
   together(runtime_.job(), [&] {
-    if (config_.eval.interval > 0) valid_data_ = make_data_source(config_.data, Split::Valid, config_.data_seed());
-    if (config_.eval.interval > 0 || config_.sample.interval > 0) tokenizer_ = make_data_tokenizer(config_.data);
+    if (config_.eval.interval > 0)
+      valid_data_ = make_data_source(config_.data, Split::Valid, config_.data_seed());
+    if (config_.eval.interval > 0 || config_.sample.interval > 0)
+      tokenizer_ = make_data_tokenizer(config_.data);
     if (config_.sample.interval > 0 && !tokenizer_) {
-      throw ConfigError("sample.interval", cat(config_.sample.interval), "0",
-                        cat(" (the tokenizer of data.source = ", config_.data.source, " is not known)"));
+      throw ConfigError(
+          "sample.interval", cat(config_.sample.interval), "0",
+          cat(" (the tokenizer of data.source = ", config_.data.source, " is not known)"));
     }
   });
 }
@@ -108,27 +117,35 @@ void Trainer::restore() {
   position_ = checkpoints_.start(*model_, *optimizer_, config_.train_data->fingerprint());
   skips_ = SkipPolicy(position_.skipped);
   if (done()) {
-    log::info("step ", position_.step, " of train.steps = ", config_.train.steps, " is done already");
+    log::info("step ", position_.step, " of train.steps = ", config_.train.steps,
+              " is done already");
   }
 }
 
 void Trainer::open_records() {
   runtime_.enter(Watchdog::Phase::Start, "start");
-  flops_per_step_ = flops_per_step(*config_.model, config_.train.batch, config_.data.sequence_length);
-  if (!done()) peak_flops_ = measure_peak(runtime_.job(), runtime_.device(), parse_train_dtype(config_.train.dtype));
+  flops_per_step_ =
+      flops_per_step(*config_.model, config_.train.batch, config_.data.sequence_length);
+  if (!done())
+    peak_flops_ =
+        measure_peak(runtime_.job(), runtime_.device(), parse_train_dtype(config_.train.dtype));
   together(runtime_.job(), [&] {
     if (!runtime_.first()) return;
     const RunDirectory& directory = runtime_.directory();
     io::write_text_atomic(directory.file("config.ini"), config_.ini);
     io::write_text_atomic(directory.file("plan.json"), plan_json(plan_, *config_.model));
     metrics_.emplace(directory.file("metrics.jsonl"), position_.step);
-    if (config_.log.tensorboard) tensorboard_.emplace(directory.file("tensorboard"), position_.step + 1);
+    if (config_.log.tensorboard)
+      tensorboard_.emplace(directory.file("tensorboard"), position_.step + 1);
     write_status("training");
   });
-  if (!done()) log::info("matrix products reach ", number_text(std::round(peak_flops_ / 1e8) / 10), " GFLOP/s");
+  if (!done())
+    log::info("matrix products reach ", number_text(std::round(peak_flops_ / 1e8) / 10),
+              " GFLOP/s");
 }
 
-// Step s of this run needs the samples that follow those already consumed, whatever the batch was before.
+// Step s of this run needs the samples that follow those already consumed, whatever the batch was
+// before.
 void Trainer::start_reading() {
   if (done()) return;
   const int64_t batch = config_.train.batch, first = position_.step, consumed = position_.samples;
@@ -146,12 +163,14 @@ void Trainer::start_reading() {
 StepRecord Trainer::train_step() {
   using trainer_detail::now_s;
   const double begin = now_s();
-  runtime_.enter(timer_.median_s() == 0 ? Watchdog::Phase::FirstStep : Watchdog::Phase::Step, "step", position_.step);
+  runtime_.enter(timer_.median_s() == 0 ? Watchdog::Phase::FirstStep : Watchdog::Phase::Step,
+                 "step", position_.step);
   std::vector<Batch> batches = prefetcher_->next(position_.step);
   for (Batch& batch : batches) batch.step = position_.step;
   take_request_files();
   const bool attention = std::max(file_request_, pending_request()) != Request::None;
-  const double lr = learning_rate(config_.sched, config_.optim.lr, position_.step, config_.train.steps);
+  const double lr =
+      learning_rate(config_.sched, config_.optim.lr, position_.step, config_.train.steps);
   const StepLoss loss = model_->forward_backward(batches);
   last_report_ = optimizer_->step({position_.updates, lr}, loss, attention);
   if (config_.comm.check != "off") check_sequences(runtime_.pool());
@@ -160,6 +179,8 @@ StepRecord Trainer::train_step() {
   position_.updates += last_report_.skipped ? 0 : 1;
   position_.samples += config_.train.batch;
   position_.tokens += batch_tokens();
+  position_.loss = last_report_.loss;
+  position_.grad_norm = last_report_.grad_norm;
   StepRecord out;
   out.step = position_.step;
   out.loss = last_report_.loss;
@@ -179,7 +200,8 @@ StepRecord Trainer::train_step() {
   return out;
 }
 
-// A request can arrive at any rank; the step's control sum says that some rank has one, and only then they compare.
+// A request can arrive at any rank; the step's control sum says that some rank has one, and only
+// then they compare.
 Request Trainer::agree_on_request(const StepReport& report) {
   if (!report.stop) return Request::None;
   const auto mine = static_cast<int64_t>(std::max(file_request_, pending_request()));
@@ -192,7 +214,8 @@ Request Trainer::agree_on_request(const StepReport& report) {
 
 void Trainer::take_request_files() {
   if (!runtime_.first()) return;
-  for (const auto& [name, request] : {std::pair("STOP", Request::Stop), std::pair("SAVE", Request::Save)}) {
+  for (const auto& [name, request] :
+       {std::pair("STOP", Request::Stop), std::pair("SAVE", Request::Save)}) {
     std::error_code error;
     if (std::filesystem::remove(runtime_.directory().file(name), error)) {
       log::info("file ", name, " found");
@@ -204,7 +227,8 @@ void Trainer::take_request_files() {
 void Trainer::evaluate_if_due(StepRecord& step) {
   if (!valid_data_ || !(trainer_detail::due(step.step, config_.eval.interval) || done())) return;
   runtime_.pause_watchdog();
-  step.eval = evaluate(*model_, *valid_data_, config_.eval.rows, tokenizer_ ? tokenizer_->bytes_per_token() : 0);
+  step.eval = evaluate(*model_, *valid_data_, config_.eval.rows,
+                       tokenizer_ ? tokenizer_->bytes_per_token() : 0);
   log::info(eval_line(*step.eval, step.step));
 }
 
@@ -215,35 +239,42 @@ void Trainer::sample_if_due(int64_t step) {
   const SamplingOptions options{s.temperature, s.top_k, s.top_p, static_cast<uint64_t>(s.seed)};
   const std::vector<int32_t> ids = generate(*model_, tokenizer_->encode(s.prompt), s.tokens,
                                             config_.data.sequence_length, options, 0);
-  log::info("sample at step ", step, ": ", trainer_detail::printable(s.prompt + tokenizer_->decode(ids)));
+  log::info("sample at step ", step, ": ",
+            trainer_detail::printable(s.prompt + tokenizer_->decode(ids)));
 }
 
 void Trainer::record(const StepRecord& step) {
   if (!runtime_.first()) return;
   metrics_->append(step);
   if (tensorboard_) {
-    Scalars scalars = {{"train/loss", step.loss},           {"train/grad_norm", step.grad_norm},
-                       {"train/lr", step.lr},               {"speed/tokens_per_s", step.tokens_per_s},
+    Scalars scalars = {{"train/loss", step.loss},
+                       {"train/grad_norm", step.grad_norm},
+                       {"train/lr", step.lr},
+                       {"speed/tokens_per_s", step.tokens_per_s},
                        {"speed/mfu", step.flops_utilisation}};
-    if (step.eval) scalars.insert(scalars.end(), {{"eval/loss", step.eval->loss}, {"eval/accuracy", step.eval->accuracy}});
+    if (step.eval)
+      scalars.insert(scalars.end(),
+                     {{"eval/loss", step.eval->loss}, {"eval/accuracy", step.eval->accuracy}});
     tensorboard_->add(step.step, scalars);
   }
-  if (step.step == 1 || done() || step.skipped || step.eval || trainer_detail::due(step.step, config_.log.interval)) {
+  if (step.step == 1 || done() || step.skipped || step.eval ||
+      trainer_detail::due(step.step, config_.log.interval)) {
     log::info(step_line(step, config_.train.steps, timer_.median_s()));
   }
   if (step.skipped) {
     log::warn("step ", step.step, " was skipped: ",
-              std::isfinite(step.loss) ? "no label counts" : "the loss or a gradient is not finite", " (samples ",
-              step.samples - config_.train.batch, " to ", step.samples - 1, ")");
+              std::isfinite(step.loss) ? "no label counts" : "the loss or a gradient is not finite",
+              " (samples ", step.samples - config_.train.batch, " to ", step.samples - 1, ")");
   }
 }
 
 void Trainer::give_up() const {
-  throw_agreed(NumericError(cat("Too many steps had a loss or gradient that is not finite: the last at step ",
-                                position_.step, ", ", skips_.skipped().size(), " within ", SkipPolicy::kWindow,
-                                " steps (allowed: fewer than ", SkipPolicy::kInARow, " in a row and ",
-                                SkipPolicy::kWithin, " in all). The weights are those before them. Try a smaller optim.lr, a "
-                                "longer sched.warmup, or train.dtype = fp32.")));
+  throw_agreed(NumericError(cat(
+      "Too many steps had a loss or gradient that is not finite: the last at step ", position_.step,
+      ", ", skips_.skipped().size(), " within ", SkipPolicy::kWindow,
+      " steps (allowed: fewer than ", SkipPolicy::kInARow, " in a row and ", SkipPolicy::kWithin,
+      " in all). The weights are those before them. Try a smaller optim.lr, a "
+      "longer sched.warmup, or train.dtype = fp32.")));
 }
 
 void Trainer::save_if_due(Request request) {
@@ -255,8 +286,10 @@ void Trainer::save() {
   runtime_.enter(Watchdog::Phase::Save, "save", position_.step);
   const double begin = trainer_detail::now_s();
   write_status("saving");
-  if (checkpoints_.save(position_, *optimizer_, plan_, *config_.model, config_.train_data->fingerprint())) {
-    log::info("saved ", checkpoints_.newest(), " in ", duration_text(trainer_detail::now_s() - begin));
+  if (checkpoints_.save(position_, *optimizer_, plan_, *config_.model,
+                        config_.train_data->fingerprint())) {
+    log::info("saved ", checkpoints_.newest(), " in ",
+              duration_text(trainer_detail::now_s() - begin));
   }
   write_status("training");
 }
@@ -266,11 +299,13 @@ int Trainer::finish(int code) {
   prefetcher_.reset();
   const bool saved = checkpoints_.newest_step() == position_.step;
   if (!saved) {
-    throw_agreed(StorageError(cat("The last checkpoint, of step ", position_.step, ", could not be saved; the newest is ",
-                                  checkpoints_.newest().empty() ? "none" : checkpoints_.newest(), ".")));
+    throw_agreed(StorageError(
+        cat("The last checkpoint, of step ", position_.step, ", could not be saved; the newest is ",
+            checkpoints_.newest().empty() ? "none" : checkpoints_.newest(), ".")));
   }
   write_status(code == 0 ? "finished" : "preempted", code);
-  log::info(code == 0 ? "finished at step " : "stopped on request, everything is saved, at step ", position_.step);
+  log::info(code == 0 ? "finished at step " : "stopped on request, everything is saved, at step ",
+            position_.step);
   runtime_.flush_log();
   runtime_.job().barrier();
   return code;

@@ -1,6 +1,7 @@
 #pragma once
-// The training loop: rows in, weights out, and everything around one step (metrics, evaluation, samples, checkpoints,
-// requests from outside). It knows no tensor rank: sharding is below ParallelManager and DistributedOptimizer.
+// The training loop: rows in, weights out, and everything around one step (metrics, evaluation,
+// samples, checkpoints, requests from outside). It knows no tensor rank: sharding is below
+// ParallelManager and DistributedOptimizer.
 #include <memory>
 #include <optional>
 
@@ -24,9 +25,11 @@ class Trainer {
   Trainer(const RunConfig& config, Runtime& runtime);
   ~Trainer();
 
-  // Collective over the job. Builds, loads and trains until train.steps or a request to stop. Returns 0, or 75 when it
-  // stopped early with everything saved. Throws AgreedError, or what one rank alone failed with.
+  // Collective over the job. Builds, loads and trains until train.steps or a request to stop.
+  // Returns 0, or 75 when it stopped early with everything saved. Throws AgreedError, or what one
+  // rank alone failed with.
   int run();
+  int64_t step() const noexcept { return position_.step; }
 
  private:
   // Preparation, in order.
@@ -68,7 +71,7 @@ class Trainer {
   SkipPolicy skips_;
   StepTimer timer_;
   StepReport last_report_;
-  Request file_request_ = Request::None;     // rank 0: from STOP and SAVE
+  Request file_request_ = Request::None;  // rank 0: from STOP and SAVE
   double flops_per_step_ = 0, peak_flops_ = 0, data_waited_s_ = 0;
 };
 

@@ -1,0 +1,262 @@
+"""Whole runs under mpirun: training on two ranks, requests by signal, resuming, and what ranks refuse together.
+
+usage: run_mpi_cases.py --strata BINARY --mpirun MPIRUN [--only TEXT]
+"""
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import broken_files
+from harness import judge
+
+
+class Runs:
+    """Starts the binary under mpirun in a folder of small files."""
+
+    def __init__(self, options, folder):
+        self.binary = os.path.abspath(options.strata)
+        self.mpirun = options.mpirun
+        self.folder = folder
+        self.environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+                                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
+                                OMPI_MCA_btl_base_warn_component_unused="0")
+
+    def command(self, *parts):
+        """parts: argument lists, each for some ranks: (2, ["train", ...])."""
+        words = [self.mpirun, "--oversubscribe", "--bind-to", "none"]
+        for index, (ranks, arguments) in enumerate(parts):
+            words += ([":"] if index else []) + ["-n", str(ranks), self.binary, *arguments]
+        return words
+
+    def run(self, *parts, timeout=120):
+        done = subprocess.run(self.command(*parts), cwd=self.folder, env=self.environment, timeout=timeout,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        return done.returncode, done.stdout.decode(errors="replace")
+
+    def start(self, *parts):
+        return subprocess.Popen(self.command(*parts), cwd=self.folder, env=self.environment, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT)
+
+    def metrics(self, run):
+        path = os.path.join(self.folder, run, "metrics.jsonl")
+        if not os.path.exists(path):
+            return []
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(line) for line in file.read().split("\n")[:-1]]
+
+    def curve(self, run):
+        return [(m["step"], m["loss"], m["grad_norm"], m["lr"]) for m in self.metrics(run)]
+
+    def wait_for_steps(self, run, count, process):
+        """Until the run has done that many steps."""
+        for _ in range(2400):
+            if process.poll() is not None or len(self.metrics(run)) >= count:
+                return
+            time.sleep(0.025)
+
+    def diff(self, a, b):
+        return subprocess.run([self.binary, "ckpt", "diff", a, b, "--optim"], cwd=self.folder, stdout=subprocess.PIPE,
+                              check=False).returncode
+
+
+def differing_curves(a, b, tolerance):
+    if len(a) != len(b):
+        return f"{len(a)} and {len(b)} steps"
+    for x, y in zip(a, b):
+        if abs(x[1] - y[1]) > tolerance * abs(x[1]) or x[0] != y[0]:
+            return f"step {x[0]}: {x} and {y}"
+    return ""
+
+
+def layouts_agree(runs):
+    """One rank, two replicas and two tensor parts train alike."""
+    wrong = []
+    base = ["train", "run.ini", "--train.dtype=fp64", "--train.steps=8"]
+    for name, ranks, more in [("one", 1, []), ("dp", 2, []), ("tp", 2, ["--plan.tp=2"])]:
+        code, text = runs.run((ranks, [*base, f"--run.dir={name}", *more]))
+        wrong.append(judge(code, text, 0, []))
+    for name in ("dp", "tp"):
+        wrong.append(differing_curves(runs.curve("one"), runs.curve(name), 1e-9))
+    return wrong
+
+
+def checkpoints_move_between_layouts(runs):
+    """Half of the steps on two tensor parts, the rest on one rank."""
+    base = ["train", "run.ini", "--train.dtype=fp64", "--train.steps=8", "--ckpt.interval=4", "--sched.name=constant"]
+    whole = runs.run((1, [*base, "--run.dir=whole"]))
+    first = runs.run((2, [*base, "--run.dir=moved", "--plan.tp=2", "--train.steps=4"]))
+    second = runs.run((1, [*base, "--run.dir=moved"]))
+    return [judge(*whole, 0, []), judge(*first, 0, []), judge(*second, 0, []),
+            differing_curves(runs.curve("whole"), runs.curve("moved"), 1e-9)]
+
+
+def preemption(runs):
+    """SIGUSR1 to mpirun: saved, 75, and the next start ends up with the same bits."""
+    base = ["train", "run.ini", "--train.steps=40", "--plan.tp=2", "--ckpt.interval=1000"]
+    wrong = [judge(*runs.run((2, [*base, "--run.dir=calm"])), 0, [])]
+    process = runs.start((2, [*base, "--run.dir=stopped"]))
+    runs.wait_for_steps("stopped", 5, process)
+    process.send_signal(signal.SIGUSR1)
+    text = process.communicate(timeout=60)[0].decode(errors="replace")
+    wrong.append(judge(process.returncode, text, 75, []))
+    done = len(runs.metrics("stopped"))
+    if not 5 <= done < 40:
+        wrong.append(f"{done} steps were done when the run stopped")
+    wrong.append(judge(*runs.run((2, [*base, "--run.dir=stopped"])), 0, []))
+    if runs.curve("calm") != runs.curve("stopped"):
+        wrong.append("the curves differ")
+    if runs.diff("calm", "stopped") != 0:
+        wrong.append("the last checkpoints differ")
+    return wrong
+
+
+def save_and_go_on(runs):
+    """SIGUSR2: a checkpoint in between, and the run ends as if nothing had been."""
+    process = runs.start((2, ["train", "run.ini", "--run.dir=saved", "--train.steps=40", "--ckpt.interval=0"]))
+    runs.wait_for_steps("saved", 5, process)
+    process.send_signal(signal.SIGUSR2)
+    text = process.communicate(timeout=60)[0].decode(errors="replace")
+    found = sorted(os.listdir(os.path.join(runs.folder, "saved", "checkpoints")))
+    steps = [name for name in found if name.startswith("step-")]
+    return [judge(process.returncode, text, 0, []), "" if len(steps) == 2 else f"checkpoints: {found}"]
+
+
+def termination(runs):
+    """SIGTERM to one process: no save, 143 at once, the flight record and a last line are there."""
+    arguments = ["train", "run.ini", "--run.dir=ended", "--train.steps=100000", "--runtime.backend=self"]
+    process = subprocess.Popen([runs.binary, *arguments], cwd=runs.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    runs.wait_for_steps("ended", 3, process)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=60)[0].decode(errors="replace")
+    took = time.monotonic() - begin
+    with open(os.path.join(runs.folder, "ended", "logs", "rank-0.log"), encoding="utf-8") as file:
+        last = file.read().strip().split("\n")[-1]
+    return [judge(process.returncode, text, 143, []), "" if "SIGTERM" in last else f"last line: {last}",
+            "" if took < 5 else f"it took {took:.1f} s",
+            "" if os.path.getsize(os.path.join(runs.folder, "ended", "flight", "rank-00000.fr")) > 65536 else "no record"]
+
+
+def killed_run_goes_on(runs):
+    """SIGKILL to a rank: the others end, and the next start goes on from the newest checkpoint bit for bit."""
+    base = ["train", "run.ini", "--train.steps=30", "--ckpt.interval=3"]
+    wrong = [judge(*runs.run((2, [*base, "--run.dir=unhurt"])), 0, [])]
+    process = runs.start((2, [*base, "--run.dir=killed"]))
+    runs.wait_for_steps("killed", 8, process)
+    with open(os.path.join(runs.folder, "killed", "lock"), encoding="utf-8") as file:
+        rank0 = int(file.read().split()[1])
+    os.kill(rank0, signal.SIGKILL)
+    process.communicate(timeout=60)
+    if process.returncode == 0:
+        wrong.append("exit code 0 after a rank was killed")
+    wrong.append(judge(*runs.run((2, [*base, "--run.dir=killed"])), 0, []))
+    if runs.curve("unhurt") != runs.curve("killed"):
+        wrong.append("the curves differ")
+    if runs.diff("unhurt", "killed") != 0:
+        wrong.append("the last checkpoints differ")
+    return wrong
+
+
+def ranks_that_differ(runs):
+    """Another learning rate, text or seed on one rank: 8, before anything is trained."""
+    wrong = []
+    for name, more, piece in [("lr", ["--optim.lr=0.5"], "optim.lr differs between ranks"),
+                              ("text", ["--data.path=other.txt"], "data.path differs between ranks"),
+                              ("seed", ["--train.seed=5"], "train.seed differs between ranks")]:
+        arguments = ["train", "run.ini", f"--run.dir=differ_{name}"]
+        wrong.append(judge(*runs.run((1, arguments), (1, [*arguments, *more])), 8, [piece, "rank 1 has"]))
+    return wrong
+
+
+def data_that_differ(runs):
+    """The same path, other content for one rank: only the fingerprint can tell."""
+    arguments = ["train", "run.ini", "--run.dir=differ_data", "--data.path=text.txt"]
+    broken_files.write(os.path.join(runs.folder, "elsewhere"), "run.ini", broken_files.RUN)
+    broken_files.write(os.path.join(runs.folder, "elsewhere"), "text.txt", broken_files.TEXT.replace("quick", "swift"))
+    words = [runs.mpirun, "--oversubscribe", "--bind-to", "none", "-n", "1", runs.binary, *arguments, ":", "-n", "1",
+             "-wdir", os.path.join(runs.folder, "elsewhere"), runs.binary, *arguments]
+    done = subprocess.run(words, cwd=runs.folder, env=runs.environment, timeout=120, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+    return [judge(done.returncode, done.stdout.decode(errors="replace"), 8, ["data fingerprint differs between ranks"])]
+
+
+def wrong_world(runs):
+    """Numbers of ranks that no plan fits, and heads that cannot be cut."""
+    return [judge(*runs.run((3, ["train", "run.ini", "--run.dir=w3", "--plan.tp=2"])), 2, ["nearest: 2, 4"]),
+            judge(*runs.run((2, ["train", "run.ini", "--run.dir=w2", "--plan.tp=2", "--model.num_attention_heads=1"])), 2,
+                  ["plan.layers"]),
+            judge(*runs.run((2, ["train", "run.ini", "--run.dir=wb", "--train.batch=3"])), 2, ["3"])]
+
+
+def configuration_errors_are_printed_once(runs):
+    code, text = runs.run((2, ["train", "run.ini", "--optim.lr=x", "--run.dir=once"]))
+    return [judge(code, text, 2, ["--optim.lr: got"]),
+            "" if text.count("--optim.lr: got") == 1 else f"printed {text.count('--optim.lr: got')} times:\n{text}"]
+
+
+def locked_directory(runs):
+    """A second run in the same directory is refused while the first one lives."""
+    process = runs.start((2, ["train", "run.ini", "--run.dir=locked", "--train.steps=100000", "--ckpt.interval=0"]))
+    runs.wait_for_steps("locked", 1, process)
+    second = runs.run((2, ["train", "run.ini", "--run.dir=locked"]))
+    process.send_signal(signal.SIGUSR1)
+    text = process.communicate(timeout=60)[0].decode(errors="replace")
+    return [judge(*second, 2, ["is in use by process"]), judge(process.returncode, text, 75, [])]
+
+
+def failing_rank(runs):
+    """A rank whose data break during the run ends all of them with the data error's code."""
+    arguments = ["train", "run.ini", "--run.dir=failing", "--model.vocab_size=110"]
+    return [judge(*runs.run((2, arguments)), 3, ["text.txt"])]
+
+
+def sampling_does_not_depend_on_ranks(runs):
+    texts = set()
+    for ranks, more in [(1, []), (2, []), (2, ["--plan.tp=2"])]:
+        code, text = runs.run((ranks, ["sample", "run.ini", "--run.dir=one", "--train.dtype=fp64", "--sample.tokens=12",
+                                       "--sample.prompt=the ", *more]))
+        if code != 0:
+            return [text]
+        texts.add(text)
+    return ["" if len(texts) == 1 else f"different texts: {texts}"]
+
+
+def doctor_runs_everywhere(runs):
+    return [judge(*runs.run((2, ["doctor"])), 0, ["MPI_THREAD", "2, 2 on this node", "good (1 MiB over 2 ranks)"])]
+
+
+CASES = [layouts_agree, checkpoints_move_between_layouts, sampling_does_not_depend_on_ranks, preemption, save_and_go_on,
+         termination, killed_run_goes_on, ranks_that_differ, data_that_differ, wrong_world,
+         configuration_errors_are_printed_once, locked_directory, failing_rank, doctor_runs_everywhere]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--strata", required=True)
+    parser.add_argument("--mpirun", required=True)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="strata-mpi-cases-") as folder:
+        broken_files.write_good_files(folder)
+        broken_files.write(folder, "other.txt", broken_files.TEXT)
+        runs = Runs(options, folder)
+        for case in CASES:
+            if options.only not in case.__name__:
+                continue
+            begin = time.monotonic()
+            wrong = [text for text in case(runs) if text]
+            failed += bool(wrong)
+            print(f"{'FAIL' if wrong else 'good'} {case.__name__} ({time.monotonic() - begin:.1f} s)", flush=True)
+            for text in wrong:
+                print("  " + text)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
