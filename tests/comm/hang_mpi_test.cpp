@@ -92,6 +92,7 @@ TEST_P(Hang, WhenNobodyWaitsNobodyIsBlamed) {
 
 // Only where there is somebody to wait for.
 class HangOfSeveral : public Hang {};
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(HangOfSeveral);
 
 TEST_P(HangOfSeveral, RankThatDoesNotComeIsNamed) {
   for (const int guilty : {0, n() - 1}) {
