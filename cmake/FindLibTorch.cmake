@@ -4,6 +4,7 @@
 #   STRATA_TORCH_DIR      folder holding include/ and lib/; default: .deps/python/torch of this tree
 #   LibTorch_VERSION      from torch/headeronly/version.h
 #   LibTorch_CUDA_FOUND   the GPU libraries that libtorch_cuda.so needs are all there
+#   LibTorch_OPENMP_LIBRARY  the OpenMP library that comes with it, if any
 #   libtorch::cpu         torch_cpu + c10
 #   libtorch::cuda        torch_cuda + c10_cuda on top of it
 set(STRATA_TORCH_DIR "${CMAKE_SOURCE_DIR}/.deps/python/torch" CACHE PATH "Folder with LibTorch's include/ and lib/")
@@ -13,6 +14,7 @@ find_library(LibTorch_CPU_LIBRARY torch_cpu PATHS "${STRATA_TORCH_DIR}/lib" NO_D
 find_library(LibTorch_C10_LIBRARY c10 PATHS "${STRATA_TORCH_DIR}/lib" NO_DEFAULT_PATH)
 find_library(LibTorch_CUDA_LIBRARY torch_cuda PATHS "${STRATA_TORCH_DIR}/lib" NO_DEFAULT_PATH)
 find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda PATHS "${STRATA_TORCH_DIR}/lib" NO_DEFAULT_PATH)
+find_file(LibTorch_OPENMP_LIBRARY libgomp.so.1 PATHS "${STRATA_TORCH_DIR}/lib" NO_DEFAULT_PATH)
 
 set(LibTorch_VERSION "")
 if(LibTorch_INCLUDE_DIR AND EXISTS "${LibTorch_INCLUDE_DIR}/torch/headeronly/version.h")
