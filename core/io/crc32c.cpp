@@ -35,8 +35,9 @@ constexpr std::array<Table, 8> make_steps() {
 }
 constexpr std::array<Table, 8> kStep = make_steps();
 
-// The state is linear over GF(2), so appending kStream zero bytes is a matrix; kShift holds its action on each byte of the
-// state. State after A B = shift(state after A) xor (state after B from 0).
+// The state is linear over GF(2), so appending kStream zero bytes is a matrix; kShift holds its
+// action on each byte of the state. State after A B = shift(state after A) xor (state after B from
+// 0).
 constexpr std::array<Table, 4> make_shift() {
   std::array<uint32_t, 32> columns{};
   for (size_t bit = 0; bit < 32; ++bit) {
@@ -59,8 +60,8 @@ constexpr std::array<Table, 4> make_shift() {
 constexpr std::array<Table, 4> kShift = make_shift();
 
 inline uint32_t shift(uint32_t state) {
-  return kShift[0][state & 0xFFu] ^ kShift[1][(state >> 8) & 0xFFu] ^ kShift[2][(state >> 16) & 0xFFu] ^
-         kShift[3][state >> 24];
+  return kShift[0][state & 0xFFu] ^ kShift[1][(state >> 8) & 0xFFu] ^
+         kShift[2][(state >> 16) & 0xFFu] ^ kShift[3][state >> 24];
 }
 
 inline uint64_t load64(const unsigned char* p) {
@@ -72,16 +73,19 @@ inline uint64_t load64(const unsigned char* p) {
 uint32_t by_table(const unsigned char* p, size_t bytes, uint32_t state) {
   for (; bytes >= 8; p += 8, bytes -= 8) {
     state ^= uint32_t{p[0]} | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;
-    state = kStep[7][state & 0xFFu] ^ kStep[6][(state >> 8) & 0xFFu] ^ kStep[5][(state >> 16) & 0xFFu] ^
-            kStep[4][state >> 24] ^ kStep[3][p[4]] ^ kStep[2][p[5]] ^ kStep[1][p[6]] ^ kStep[0][p[7]];
+    state = kStep[7][state & 0xFFu] ^ kStep[6][(state >> 8) & 0xFFu] ^
+            kStep[5][(state >> 16) & 0xFFu] ^ kStep[4][state >> 24] ^ kStep[3][p[4]] ^
+            kStep[2][p[5]] ^ kStep[1][p[6]] ^ kStep[0][p[7]];
   }
   for (; bytes > 0; ++p, --bytes) state = (state >> 8) ^ kStep[0][(state ^ *p) & 0xFFu];
   return state;
 }
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) uint32_t by_instruction(const unsigned char* p, size_t bytes, uint32_t state) {
-  // The instruction takes three cycles but one starts every cycle: three independent streams keep it busy.
+__attribute__((target("sse4.2"))) uint32_t by_instruction(const unsigned char* p, size_t bytes,
+                                                          uint32_t state) {
+  // The instruction takes three cycles but one starts every cycle: three independent streams keep
+  // it busy.
   while (bytes >= 3 * kStream) {
     uint64_t a = state, b = 0, c = 0;
     for (size_t i = 0; i < kStream; i += 8) {
@@ -89,7 +93,8 @@ __attribute__((target("sse4.2"))) uint32_t by_instruction(const unsigned char* p
       b = _mm_crc32_u64(b, load64(p + kStream + i));
       c = _mm_crc32_u64(c, load64(p + 2 * kStream + i));
     }
-    state = shift(shift(static_cast<uint32_t>(a)) ^ static_cast<uint32_t>(b)) ^ static_cast<uint32_t>(c);
+    state = shift(shift(static_cast<uint32_t>(a)) ^ static_cast<uint32_t>(b)) ^
+            static_cast<uint32_t>(c);
     p += 3 * kStream;
     bytes -= 3 * kStream;
   }
@@ -110,7 +115,8 @@ uint32_t crc32c_table(const void* data, size_t bytes, uint32_t previous) {
 uint32_t crc32c(const void* data, size_t bytes, uint32_t previous) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("sse4.2")) {
-    return ~crc32c_detail::by_instruction(static_cast<const unsigned char*>(data), bytes, ~previous);
+    return ~crc32c_detail::by_instruction(static_cast<const unsigned char*>(data), bytes,
+                                          ~previous);
   }
 #endif
   return crc32c_table(data, bytes, previous);

@@ -36,12 +36,13 @@ struct NamedErrno {
   const char* name;
   int value;
 };
-constexpr NamedErrno kErrnos[] = {{"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EIO", EIO},
-                                  {"EROFS", EROFS},   {"EACCES", EACCES}, {"ESTALE", ESTALE},
-                                  {"EINTR", EINTR},   {"EAGAIN", EAGAIN}, {"ENOENT", ENOENT},
+constexpr NamedErrno kErrnos[] = {{"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT},    {"EIO", EIO},
+                                  {"EROFS", EROFS},   {"EACCES", EACCES},    {"ESTALE", ESTALE},
+                                  {"EINTR", EINTR},   {"EAGAIN", EAGAIN},    {"ENOENT", ENOENT},
                                   {"EFBIG", EFBIG},   {"SHORT", kShortWrite}};
 
-// The process-wide plan that file.h documents. Readers take a copy of the pointer under the lock only when a plan is set.
+// The process-wide plan that file.h documents. Readers take a copy of the pointer under the lock
+// only when a plan is set.
 struct Holder {
   std::atomic<bool> set{false};
   std::mutex mutex;
@@ -54,8 +55,10 @@ Holder& holder() {
 
 [[noreturn]] void refuse(const std::string& given) {
   throw ConfigError("fault.inject", "\"" + given + "\"",
-                    "a list of OP:N=ERROR, OP:N+=ERROR, OP:*=ERROR or kill@OP:N, with OP one of write, sync, rename, "
-                    "unlink, mkdir and ERROR one of ENOSPC, EDQUOT, EIO, EROFS, EACCES, ESTALE, EINTR, EAGAIN, ENOENT, "
+                    "a list of OP:N=ERROR, OP:N+=ERROR, OP:*=ERROR or kill@OP:N, with OP one of "
+                    "write, sync, rename, "
+                    "unlink, mkdir and ERROR one of ENOSPC, EDQUOT, EIO, EROFS, EACCES, ESTALE, "
+                    "EINTR, EAGAIN, ENOENT, "
                     "EFBIG, SHORT",
                     " Example: \"write:17=ENOSPC\".");
 }

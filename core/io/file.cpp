@@ -20,7 +20,8 @@
 namespace strata::io {
 namespace file_detail {
 
-// One system call moves at most this much: some kernels refuse or cut more than 2 GiB, and a fault plan counts calls.
+// One system call moves at most this much: some kernels refuse or cut more than 2 GiB, and a fault
+// plan counts calls.
 constexpr size_t kMaxCall = size_t{64} << 20;
 
 std::string advice(int error) {
@@ -56,7 +57,8 @@ int open_retrying(const std::filesystem::path& path, int flags) {
 }
 
 // The one place where file contents are written.
-void write_all(int fd, const std::filesystem::path& path, int64_t offset, const void* data, size_t bytes) {
+void write_all(int fd, const std::filesystem::path& path, int64_t offset, const void* data,
+               size_t bytes) {
   const char* next = static_cast<const char*>(data);
   int stalled = 0;
   while (bytes > 0) {
@@ -107,7 +109,8 @@ File::~File() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-File::File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+File::File(File&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
 
 File& File::operator=(File&& other) noexcept {
   if (this != &other) {
@@ -129,8 +132,8 @@ void File::read_at(int64_t offset, void* data, size_t bytes) const {
       file_detail::fail(cat("cannot read ", bytes, " bytes at ", offset, " of"), path_, errno);
     }
     if (got == 0) {
-      throw StorageError(
-          cat(path_.string(), ": ends at byte ", offset, " but ", bytes, " more bytes were expected"));
+      throw StorageError(cat(path_.string(), ": ends at byte ", offset, " but ", bytes,
+                             " more bytes were expected"));
     }
     next += got;
     offset += got;
@@ -153,7 +156,8 @@ void File::reserve(int64_t bytes) {
     if (error == kShortWrite) error = 0;
     if (error == 0 && ::fallocate(fd_, 0, 0, bytes) != 0) error = errno;
     if (error == 0 || error == EOPNOTSUPP || error == ENOSYS) return;
-    if (error != EINTR) file_detail::fail(cat("cannot allocate ", bytes, " bytes for"), path_, error);
+    if (error != EINTR)
+      file_detail::fail(cat("cannot allocate ", bytes, " bytes for"), path_, error);
   }
 }
 
@@ -161,8 +165,10 @@ void File::sync() { file_detail::sync_descriptor(fd_, path_); }
 
 void File::close() {
   const int fd = std::exchange(fd_, -1);
-  // Linux releases the descriptor even when close reports EINTR; other errors are late write errors.
-  if (fd >= 0 && ::close(fd) != 0 && errno != EINTR) file_detail::fail("cannot close", path_, errno);
+  // Linux releases the descriptor even when close reports EINTR; other errors are late write
+  // errors.
+  if (fd >= 0 && ::close(fd) != 0 && errno != EINTR)
+    file_detail::fail("cannot close", path_, errno);
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
@@ -239,7 +245,8 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
 bool exchange_paths(const std::filesystem::path& a, const std::filesystem::path& b) {
   int error = next_fault(FaultOp::Rename);
   constexpr unsigned kExchange = 2;  // RENAME_EXCHANGE of linux/fs.h
-  if (error == 0 && ::syscall(SYS_renameat2, AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), kExchange) != 0) {
+  if (error == 0 &&
+      ::syscall(SYS_renameat2, AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), kExchange) != 0) {
     error = errno;
     if (error == EINVAL || error == ENOSYS) return false;
   }

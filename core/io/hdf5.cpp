@@ -19,7 +19,10 @@
 namespace strata::io {
 namespace hdf5_detail {
 
-herr_t refuse_external_link(const char*, const char*, const char*, const char*, unsigned*, hid_t, void*) { return -1; }
+herr_t refuse_external_link(const char*, const char*, const char*, const char*, unsigned*, hid_t,
+                            void*) {
+  return -1;
+}
 
 HdfHandle link_access() {
   HdfHandle plist(H5Pcreate(H5P_LINK_ACCESS), H5Pclose);
@@ -33,7 +36,9 @@ HdfHandle dataset_access() {
   return plist;
 }
 
-std::vector<hsize_t> to_hsize(const Shape& shape) { return std::vector<hsize_t>(shape.begin(), shape.end()); }
+std::vector<hsize_t> to_hsize(const Shape& shape) {
+  return std::vector<hsize_t>(shape.begin(), shape.end());
+}
 
 HdfHandle space_of(const Shape& shape) {
   if (shape.empty()) return HdfHandle(H5Screate(H5S_SCALAR), H5Sclose);
@@ -59,9 +64,11 @@ Shape shape_of_space(hid_t space, const std::string& where) {
 }
 
 // Virtual datasets read fill values without a word when a source is missing, and may name any path.
-void check_virtual_sources(hid_t creation, const std::filesystem::path& folder, const std::string& where) {
+void check_virtual_sources(hid_t creation, const std::filesystem::path& folder,
+                           const std::string& where) {
   size_t count = 0;
-  if (H5Pget_virtual_count(creation, &count) < 0) throw CheckpointError(cat(where, ": damaged virtual layout"));
+  if (H5Pget_virtual_count(creation, &count) < 0)
+    throw CheckpointError(cat(where, ": damaged virtual layout"));
   std::set<std::string> checked;
   for (size_t i = 0; i < count; ++i) {
     char name[512] = {};
@@ -70,7 +77,8 @@ void check_virtual_sources(hid_t creation, const std::filesystem::path& folder, 
     if (!checked.insert(file).second || file == ".") continue;
     std::error_code error;
     if (file.empty() || file == ".." || file.find('/') != std::string::npos) {
-      throw CheckpointError(cat(where, ": refused, because it shows data of a file outside its folder"));
+      throw CheckpointError(
+          cat(where, ": refused, because it shows data of a file outside its folder"));
     }
     if (!std::filesystem::is_regular_file(folder / file, error)) {
       throw CheckpointError(cat(where, ": its source ", (folder / file).string(), " is missing"));
@@ -137,12 +145,15 @@ struct HdfFile::Impl {
   std::string where(const std::string& dataset) const { return cat(path, ": dataset ", dataset); }
 
   void make_parents(const std::string& object) {
-    for (size_t slash = object.find('/', 1); slash != std::string::npos; slash = object.find('/', slash + 1)) {
+    for (size_t slash = object.find('/', 1); slash != std::string::npos;
+         slash = object.find('/', slash + 1)) {
       const std::string group = object.substr(0, slash);
       if (!groups.insert(group).second) continue;
       const HdfHandle creation(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
       H5Pset_obj_track_times(creation.get(), false);
-      const HdfHandle made(H5Gcreate2(file.get(), group.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT), H5Gclose);
+      const HdfHandle made(
+          H5Gcreate2(file.get(), group.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT),
+          H5Gclose);
       if (!made.valid()) fail(cat("cannot create group ", group));
     }
   }
@@ -161,10 +172,13 @@ struct HdfFile::Impl {
     return opened;
   }
 
-  void put_attribute(hid_t object, const std::string& name, hid_t type, hid_t space, const void* data) {
+  void put_attribute(hid_t object, const std::string& name, hid_t type, hid_t space,
+                     const void* data) {
     if (H5Aexists(object, name.c_str()) > 0) H5Adelete(object, name.c_str());
-    const HdfHandle attribute(H5Acreate2(object, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
-    if (!attribute.valid() || H5Awrite(attribute.get(), type, data) < 0) fail(cat("cannot write attribute ", name));
+    const HdfHandle attribute(
+        H5Acreate2(object, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+    if (!attribute.valid() || H5Awrite(attribute.get(), type, data) < 0)
+      fail(cat("cannot write attribute ", name));
   }
 
   void put_text(hid_t object, const std::string& name, const std::string& value) {
@@ -189,13 +203,15 @@ struct HdfFile::Impl {
       H5Tset_size(memory.get(), H5T_VARIABLE);
       H5Tset_cset(memory.get(), H5Tget_cset(type.get()));
       char* text = nullptr;
-      if (H5Aread(attribute.get(), memory.get(), &text) < 0) fail(cat("cannot read attribute ", name));
+      if (H5Aread(attribute.get(), memory.get(), &text) < 0)
+        fail(cat("cannot read attribute ", name));
       const std::string value = text == nullptr ? "" : text;
       H5Dvlen_reclaim(memory.get(), space.get(), H5P_DEFAULT, &text);
       return value;
     }
     std::string value(H5Tget_size(type.get()), '\0');
-    if (H5Aread(attribute.get(), type.get(), value.data()) < 0) fail(cat("cannot read attribute ", name));
+    if (H5Aread(attribute.get(), type.get(), value.data()) < 0)
+      fail(cat("cannot read attribute ", name));
     value.resize(std::min(value.find('\0'), value.size()));
     return value;
   }
@@ -207,14 +223,18 @@ struct HdfFile::Impl {
     return hdf5_scalar_type(type.get(), text, where(name));
   }
 
-  HdfHandle create(const std::string& dataset, at::ScalarType dtype, const Shape& shape, hid_t creation) {
-    if (mode != Mode::Create || !file.valid()) throw InternalError(cat(path, ": not open for writing"));
-    if (dataset.size() < 2 || dataset[0] != '/') throw InternalError(cat("HDF5 path must start with '/': ", dataset));
+  HdfHandle create(const std::string& dataset, at::ScalarType dtype, const Shape& shape,
+                   hid_t creation) {
+    if (mode != Mode::Create || !file.valid())
+      throw InternalError(cat(path, ": not open for writing"));
+    if (dataset.size() < 2 || dataset[0] != '/')
+      throw InternalError(cat("HDF5 path must start with '/': ", dataset));
     make_parents(dataset);
     const HdfHandle type = hdf5_type(dtype);
     const HdfHandle space = hdf5_detail::space_of(shape);
-    HdfHandle made(
-        H5Dcreate2(file.get(), dataset.c_str(), type.get(), space.get(), H5P_DEFAULT, creation, H5P_DEFAULT), H5Dclose);
+    HdfHandle made(H5Dcreate2(file.get(), dataset.c_str(), type.get(), space.get(), H5P_DEFAULT,
+                              creation, H5P_DEFAULT),
+                   H5Dclose);
     if (!made.valid()) fail(cat("cannot create dataset ", dataset));
     put_text(made.get(), "dtype", dtype_name(dtype));
     return made;
@@ -232,7 +252,8 @@ HdfFile::HdfFile(const std::string& path, Mode mode) : impl_(std::make_unique<Im
 #endif
   if (mode == Mode::Read) {
     std::error_code error;
-    if (!std::filesystem::is_regular_file(path, error)) throw CheckpointError(cat(path, ": no such file"));
+    if (!std::filesystem::is_regular_file(path, error))
+      throw CheckpointError(cat(path, ": no such file"));
     impl_->file = HdfHandle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
     if (!impl_->file.valid()) impl_->fail("cannot be read as HDF5");
     return;
@@ -244,7 +265,8 @@ HdfFile::HdfFile(const std::string& path, Mode mode) : impl_(std::make_unique<Im
   H5Pset_alignment(access.get(), 65536, 4096);
   const HdfHandle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   H5Pset_obj_track_times(creation.get(), false);
-  impl_->file = HdfHandle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
+  impl_->file =
+      HdfHandle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
   if (!impl_->file.valid()) impl_->fail("cannot be created");
 }
 
@@ -264,18 +286,22 @@ int64_t HdfFile::create_dataset(const std::string& path, at::ScalarType dtype, c
   return static_cast<int64_t>(offset);
 }
 
-void HdfFile::set_attribute(const std::string& path, const std::string& name, const std::string& value) {
+void HdfFile::set_attribute(const std::string& path, const std::string& name,
+                            const std::string& value) {
   const HdfHandle object = impl_->open_object(path);
   impl_->put_text(object.get(), name, value);
 }
 
-void HdfFile::set_attribute(const std::string& path, const std::string& name, const std::vector<uint64_t>& value) {
+void HdfFile::set_attribute(const std::string& path, const std::string& name,
+                            const std::vector<uint64_t>& value) {
   const HdfHandle object = impl_->open_object(path);
   const hsize_t count = value.size();
-  const HdfHandle space(count == 0 ? H5Screate(H5S_NULL) : H5Screate_simple(1, &count, nullptr), H5Sclose);
+  const HdfHandle space(count == 0 ? H5Screate(H5S_NULL) : H5Screate_simple(1, &count, nullptr),
+                        H5Sclose);
   const HdfHandle type(H5Tcopy(H5T_STD_U64LE), H5Tclose);
   const uint64_t nothing = 0;
-  impl_->put_attribute(object.get(), name, type.get(), space.get(), count == 0 ? &nothing : value.data());
+  impl_->put_attribute(object.get(), name, type.get(), space.get(),
+                       count == 0 ? &nothing : value.data());
 }
 
 std::string HdfFile::text_attribute(const std::string& path, const std::string& name) const {
@@ -296,7 +322,8 @@ bool HdfFile::contains(const std::string& path) const {
 std::vector<std::string> HdfFile::datasets() const {
   hdf5_detail::Visit visit;
   // Hard links only: soft and external links are not followed.
-  if (H5Ovisit2(impl_->file.get(), H5_INDEX_NAME, H5_ITER_INC, hdf5_detail::visit_object, &visit, H5O_INFO_BASIC) < 0) {
+  if (H5Ovisit2(impl_->file.get(), H5_INDEX_NAME, H5_ITER_INC, hdf5_detail::visit_object, &visit,
+                H5O_INFO_BASIC) < 0) {
     impl_->fail("its contents cannot be listed");
   }
   std::sort(visit.paths.begin(), visit.paths.end());
@@ -324,16 +351,19 @@ Tensor HdfFile::read_slab(const std::string& path, const Shape& offset, const Sh
   const std::string where = impl_->where(path);
   const HdfHandle creation(H5Dget_create_plist(dataset.get()), H5Pclose);
   if (H5Pget_external_count(creation.get()) > 0) {
-    throw CheckpointError(cat(where, ": refused, because its data lie in another file (external storage)"));
+    throw CheckpointError(
+        cat(where, ": refused, because its data lie in another file (external storage)"));
   }
   if (H5Pget_layout(creation.get()) == H5D_VIRTUAL) {
-    hdf5_detail::check_virtual_sources(creation.get(), std::filesystem::path(impl_->path).parent_path(), where);
+    hdf5_detail::check_virtual_sources(creation.get(),
+                                       std::filesystem::path(impl_->path).parent_path(), where);
   }
   const HdfHandle space(H5Dget_space(dataset.get()), H5Sclose);
   const Shape whole = hdf5_detail::shape_of_space(space.get(), where);
   bool inside = offset.size() == whole.size() && extent.size() == whole.size();
   for (size_t i = 0; inside && i < whole.size(); ++i) {
-    inside = offset[i] >= 0 && extent[i] >= 0 && offset[i] <= whole[i] && extent[i] <= whole[i] - offset[i];
+    inside = offset[i] >= 0 && extent[i] >= 0 && offset[i] <= whole[i] &&
+             extent[i] <= whole[i] - offset[i];
   }
   if (!inside) {
     throw CheckpointError(cat(where, ": slab at ", shape_text(offset), " of ", shape_text(extent),
@@ -348,12 +378,14 @@ Tensor HdfFile::read_slab(const std::string& path, const Shape& offset, const Sh
   }
   if (out.numel() == 0) return out;
   if (!whole.empty()) {
-    const std::vector<hsize_t> start = hdf5_detail::to_hsize(offset), count = hdf5_detail::to_hsize(extent);
+    const std::vector<hsize_t> start = hdf5_detail::to_hsize(offset),
+                               count = hdf5_detail::to_hsize(extent);
     H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr);
   }
   const HdfHandle memory_space = hdf5_detail::space_of(extent);
   const HdfHandle memory_type = hdf5_type(dtype);
-  if (H5Dread(dataset.get(), memory_type.get(), memory_space.get(), space.get(), H5P_DEFAULT, out.data_ptr()) < 0) {
+  if (H5Dread(dataset.get(), memory_type.get(), memory_space.get(), space.get(), H5P_DEFAULT,
+              out.data_ptr()) < 0) {
     impl_->fail(cat("cannot read dataset ", path));
   }
   return out;
@@ -372,11 +404,13 @@ void HdfFile::create_virtual(const std::string& path, at::ScalarType dtype, cons
     const Shape extent = shape.empty() ? Shape{1} : piece.extent;
     if (element_count(extent) == 0) continue;
     const HdfHandle target = hdf5_detail::space_of(shown);
-    const std::vector<hsize_t> start = hdf5_detail::to_hsize(shape.empty() ? Shape{0} : piece.offset);
+    const std::vector<hsize_t> start =
+        hdf5_detail::to_hsize(shape.empty() ? Shape{0} : piece.offset);
     const std::vector<hsize_t> count = hdf5_detail::to_hsize(extent);
     H5Sselect_hyperslab(target.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr);
     const HdfHandle source = hdf5_detail::space_of(extent);
-    if (H5Pset_virtual(creation.get(), target.get(), piece.file.c_str(), piece.dataset.c_str(), source.get()) < 0) {
+    if (H5Pset_virtual(creation.get(), target.get(), piece.file.c_str(), piece.dataset.c_str(),
+                       source.get()) < 0) {
       impl_->fail(cat("cannot map ", piece.file, " into ", path));
     }
   }

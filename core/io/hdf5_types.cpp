@@ -1,10 +1,17 @@
 #include "core/io/hdf5_types.h"
 
+#include <hdf5.h>
+
+#include <type_traits>
+
 #include "core/error.h"
 #include "core/text.h"
 
 namespace strata::io {
 namespace hdf5_types_detail {
+
+static_assert(std::is_same_v<hid_t, int64_t> && std::is_same_v<herr_t, int>,
+              "hdf5_types.h relies on it");
 
 HdfHandle copy_of(hid_t type) { return HdfHandle(H5Tcopy(type), H5Tclose); }
 
@@ -23,8 +30,10 @@ herr_t remember(unsigned n, const H5E_error2_t* error, void* out) {
   auto& text = *static_cast<std::string*>(out);
   // Walked from the public function down; the last entry is the cause.
   if (error->desc != nullptr) {
-    if (n == 0) text = error->desc;
-    else if (n < 8) text += cat(": ", error->desc);
+    if (n == 0)
+      text = error->desc;
+    else if (n < 8)
+      text += cat(": ", error->desc);
   }
   return 0;
 }
@@ -107,7 +116,8 @@ at::ScalarType hdf5_scalar_type(hid_t type, const std::string& name, const std::
     found = hdf5_types_detail::integer_type(H5Tget_size(type), H5Tget_sign(type) == H5T_SGN_2);
   }
   if (found == at::ScalarType::Undefined) {
-    throw CheckpointError(cat(where, ": its element type is neither an integer nor a float of 16, 32 or 64 bits"));
+    throw CheckpointError(
+        cat(where, ": its element type is neither an integer nor a float of 16, 32 or 64 bits"));
   }
   // Bytes may stand for types that HDF5 has not.
   if (found == at::ScalarType::Byte && !name.empty()) {

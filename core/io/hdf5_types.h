@@ -1,8 +1,9 @@
 #pragma once
-// HDF5 handles and element types; private to core/io. 16-bit floats are user-defined types with
-// IEEE half and bfloat16 fields, which HDF5 tools convert and print correctly.
-#include <hdf5.h>
-
+// HDF5 handles and element types; private to core/io. Handles are 64-bit numbers and status codes
+// ints, as hdf5.h says (checked in the source), so that this header needs no HDF5. 16-bit floats
+// are user-defined types with IEEE half and bfloat16 fields, which HDF5 tools convert and print
+// correctly.
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -12,8 +13,8 @@ namespace strata::io {
 
 class HdfHandle {
  public:
-  using Close = herr_t (*)(hid_t);
-  HdfHandle(hid_t id, Close close) noexcept : id_(id), close_(close) {}
+  using Close = int (*)(int64_t);
+  HdfHandle(int64_t id, Close close) noexcept : id_(id), close_(close) {}
   ~HdfHandle() { reset(); }
   HdfHandle(HdfHandle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
   HdfHandle& operator=(HdfHandle&& other) noexcept {
@@ -24,8 +25,8 @@ class HdfHandle {
     }
     return *this;
   }
-  hid_t get() const noexcept { return id_; }
-  hid_t release() noexcept { return std::exchange(id_, -1); }
+  int64_t get() const noexcept { return id_; }
+  int64_t release() noexcept { return std::exchange(id_, -1); }
   bool valid() const noexcept { return id_ >= 0; }
   void reset() noexcept {
     if (id_ >= 0) close_(id_);
@@ -33,7 +34,7 @@ class HdfHandle {
   }
 
  private:
-  hid_t id_;
+  int64_t id_;
   Close close_;
 };
 
@@ -46,6 +47,6 @@ std::string hdf5_reason();
 HdfHandle hdf5_type(at::ScalarType dtype);
 // Reverse: `name` is the attribute "dtype" or empty. Throws CheckpointError (`where` names the
 // dataset).
-at::ScalarType hdf5_scalar_type(hid_t type, const std::string& name, const std::string& where);
+at::ScalarType hdf5_scalar_type(int64_t type, const std::string& name, const std::string& where);
 
 }  // namespace strata::io

@@ -27,7 +27,8 @@ nlohmann::json parse_json(std::string_view text, const std::string& what, int ma
       case json::parse_event_t::key:
         if (!keys.back().insert(parsed.get_ref<const std::string&>()).second) {
           throw CheckpointError(
-              cat(what, ": key ", json(parsed).dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 200),
+              cat(what, ": key ",
+                  json(parsed).dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 200),
                   " appears twice in one object"));
         }
         break;
@@ -39,7 +40,8 @@ nlohmann::json parse_json(std::string_view text, const std::string& what, int ma
   try {
     return json::parse(text.begin(), text.end(), watch);
   } catch (const json::exception& error) {
-    throw CheckpointError(cat(what, ": not valid JSON (", std::string(error.what()).substr(0, 300), ")"));
+    throw CheckpointError(
+        cat(what, ": not valid JSON (", std::string(error.what()).substr(0, 300), ")"));
   }
 }
 

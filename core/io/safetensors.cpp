@@ -61,8 +61,9 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   std::map<std::string, std::string> shards;
   for (const auto& [tensor, file] : json["weight_map"].items()) {
     if (!file.is_string() || !is_plain_name(file.get_ref<const std::string&>())) {
-      throw CheckpointError(cat(index.string(), ": tensor ", quoted_name(tensor),
-                                ": the shard must be the plain name of a file in the same folder, without a path"));
+      throw CheckpointError(
+          cat(index.string(), ": tensor ", quoted_name(tensor),
+              ": the shard must be the plain name of a file in the same folder, without a path"));
     }
     shards[tensor] = file.get<std::string>();
   }
@@ -81,29 +82,32 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   std::sort(others.begin(), others.end());
   if (others.size() > 20) others.resize(20);
   if (!others.empty()) {
-    throw CheckpointError(cat(folder.string(),
-                              ": has neither model.safetensors nor model.safetensors.index.json; name one of its files "
-                              "instead: ",
-                              join(others)));
+    throw CheckpointError(cat(
+        folder.string(),
+        ": has neither model.safetensors nor model.safetensors.index.json; name one of its files "
+        "instead: ",
+        join(others)));
   }
   if (pickles) {
-    throw CheckpointError(
-        cat(folder.string(),
-            ": holds only .bin, .pt or .pth files. Those are Python pickles, which can run code when read, so they are "
-            "never opened here; save the model as safetensors on the producing side (save_pretrained(..., "
-            "safe_serialization=True)) and give that folder"));
+    throw CheckpointError(cat(folder.string(),
+                              ": holds only .bin, .pt or .pth files. Those are Python pickles, "
+                              "which can run code when read, so they are "
+                              "never opened here; save the model as safetensors on the producing "
+                              "side (save_pretrained(..., "
+                              "safe_serialization=True)) and give that folder"));
   }
   throw CheckpointError(cat(folder.string(), ": no safetensors file found"));
 }
 
-// Elements of U8 storage behind Bool must be 0 or 1: any other value is undefined behaviour for the reader of a bool.
+// Elements of U8 storage behind Bool must be 0 or 1: any other value is undefined behaviour for the
+// reader of a bool.
 void check_bools(const Tensor& tensor, const std::string& file, const std::string& name) {
   const auto* bytes = static_cast<const unsigned char*>(tensor.const_data_ptr());
   const auto* end = bytes + tensor.numel();
   const auto* bad = std::find_if(bytes, end, [](unsigned char b) { return b > 1; });
   if (bad != end) {
-    throw CheckpointError(cat(file, ": tensor ", quoted_name(name), ": element ", bad - bytes, " of a BOOL tensor is ",
-                              static_cast<int>(*bad), ", allowed: 0, 1"));
+    throw CheckpointError(cat(file, ": tensor ", quoted_name(name), ": element ", bad - bytes,
+                              " of a BOOL tensor is ", static_cast<int>(*bad), ", allowed: 0, 1"));
   }
 }
 
@@ -125,7 +129,8 @@ struct SafetensorsReader::Impl {
     if (found != tensors.end()) return found->second;
     std::vector<std::string> known;
     for (const auto& [key, value] : tensors) known.push_back(key);
-    throw CheckpointError(cat(path, ": has no tensor ", quoted_name(name), ".", did_you_mean(name, known)));
+    throw CheckpointError(
+        cat(path, ": has no tensor ", quoted_name(name), ".", did_you_mean(name, known)));
   }
 
   void add(const std::string& name, size_t file) {
@@ -135,7 +140,8 @@ struct SafetensorsReader::Impl {
       throw CheckpointError(cat(files[file].path, ": tensor ", quoted_name(name),
                                 " is listed in model.safetensors.index.json but not in this file"));
     }
-    tensors[name] = {file, {found->second.dtype, found->second.shape}, header.data_start + found->second.begin};
+    tensors[name] = {
+        file, {found->second.dtype, found->second.shape}, header.data_start + found->second.begin};
   }
 };
 
@@ -155,11 +161,12 @@ SafetensorsReader::SafetensorsReader(const std::string& path) : impl_(std::make_
         auto [entry, fresh] = loaded.try_emplace(shard, impl_->files.size());
         if (fresh) {
           if (!fs::exists(fs::path(path) / shard, error)) {
-            throw CheckpointError(
-                cat((fs::path(path) / shard).string(), ": missing; model.safetensors.index.json lists it"));
+            throw CheckpointError(cat((fs::path(path) / shard).string(),
+                                      ": missing; model.safetensors.index.json lists it"));
           }
           impl_->files.push_back(safetensors_detail::load(fs::path(path) / shard));
-          impl_->metadata.insert(impl_->files.back().header.metadata.begin(), impl_->files.back().header.metadata.end());
+          impl_->metadata.insert(impl_->files.back().header.metadata.begin(),
+                                 impl_->files.back().header.metadata.end());
         }
         impl_->add(tensor, entry->second);
       }
@@ -168,9 +175,10 @@ SafetensorsReader::SafetensorsReader(const std::string& path) : impl_(std::make_
   } else {
     const std::string extension = single.extension().string();
     if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
-      throw CheckpointError(cat(path,
-                                ": a Python pickle, which can run code when read, so it is never opened here; save the "
-                                "model as safetensors on the producing side"));
+      throw CheckpointError(cat(
+          path,
+          ": a Python pickle, which can run code when read, so it is never opened here; save the "
+          "model as safetensors on the producing side"));
     }
   }
   impl_->files.push_back(safetensors_detail::load(single));
@@ -187,17 +195,24 @@ std::vector<std::string> SafetensorsReader::names() const {
   return names;
 }
 
-bool SafetensorsReader::contains(const std::string& name) const { return impl_->tensors.count(name) != 0; }
+bool SafetensorsReader::contains(const std::string& name) const {
+  return impl_->tensors.count(name) != 0;
+}
 
-const SafetensorsEntry& SafetensorsReader::entry(const std::string& name) const { return impl_->place(name).entry; }
+const SafetensorsEntry& SafetensorsReader::entry(const std::string& name) const {
+  return impl_->place(name).entry;
+}
 
-const std::map<std::string, std::string>& SafetensorsReader::metadata() const { return impl_->metadata; }
+const std::map<std::string, std::string>& SafetensorsReader::metadata() const {
+  return impl_->metadata;
+}
 
 Tensor SafetensorsReader::read(const std::string& name) const {
   const Impl::Place& place = impl_->place(name);
   const safetensors_detail::LoadedFile& file = impl_->files[place.file];
   Tensor tensor = at::empty(place.entry.shape, place.entry.dtype);
-  if (tensor.nbytes() > 0) std::memcpy(tensor.data_ptr(), file.map.data() + place.begin, tensor.nbytes());
+  if (tensor.nbytes() > 0)
+    std::memcpy(tensor.data_ptr(), file.map.data() + place.begin, tensor.nbytes());
   if (place.entry.dtype == at::kBool) safetensors_detail::check_bools(tensor, file.path, name);
   return tensor;
 }
@@ -207,25 +222,28 @@ Tensor SafetensorsReader::read_rows(const std::string& name, int64_t begin, int6
   const safetensors_detail::LoadedFile& file = impl_->files[place.file];
   Shape shape = place.entry.shape;
   if (shape.empty() || begin < 0 || begin > end || end > shape[0]) {
-    throw CheckpointError(cat(file.path, ": tensor ", quoted_name(name), ": rows [", begin, ", ", end,
-                              ") are outside its shape ", shape_text(shape)));
+    throw CheckpointError(cat(file.path, ": tensor ", quoted_name(name), ": rows [", begin, ", ",
+                              end, ") are outside its shape ", shape_text(shape)));
   }
   shape[0] = 1;
-  const int64_t row_bytes = element_count(shape) * static_cast<int64_t>(c10::elementSize(place.entry.dtype));
+  const int64_t row_bytes =
+      element_count(shape) * static_cast<int64_t>(c10::elementSize(place.entry.dtype));
   shape[0] = end - begin;
   Tensor tensor = at::empty(shape, place.entry.dtype);
   if (tensor.nbytes() > 0) {
-    std::memcpy(tensor.data_ptr(), file.map.data() + place.begin + begin * row_bytes, tensor.nbytes());
+    std::memcpy(tensor.data_ptr(), file.map.data() + place.begin + begin * row_bytes,
+                tensor.nbytes());
   }
   if (place.entry.dtype == at::kBool) safetensors_detail::check_bools(tensor, file.path, name);
   return tensor;
 }
 
-void write_safetensors(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& tensors,
+void write_safetensors(const std::string& path,
+                       const std::vector<std::pair<std::string, Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   namespace fs = std::filesystem;
-  // Wide elements first, so that every tensor starts at a multiple of its element size (readers that view instead of
-  // copying need that); names in order within one width.
+  // Wide elements first, so that every tensor starts at a multiple of its element size (readers
+  // that view instead of copying need that); names in order within one width.
   std::vector<const std::pair<std::string, Tensor>*> order;
   for (const auto& named : tensors) order.push_back(&named);
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
@@ -237,24 +255,28 @@ void write_safetensors(const std::string& path, const std::vector<std::pair<std:
   uint64_t end = 0;
   for (const auto* named : order) {
     const auto& [name, tensor] = *named;
-    STRATA_CHECK(!name.empty() && name != "__metadata__", cat("safetensors: no tensor can be called \"", name, "\""));
+    STRATA_CHECK(!name.empty() && name != "__metadata__",
+                 cat("safetensors: no tensor can be called \"", name, "\""));
     STRATA_CHECK(!header.contains(name), cat("safetensors: two tensors are called ", name));
     const std::optional<std::string> dtype = safetensors_dtype_name(tensor.scalar_type());
-    STRATA_CHECK(dtype.has_value(), cat("safetensors: tensor ", name, " has a dtype the format does not know: ",
-                                        c10::toString(tensor.scalar_type())));
+    STRATA_CHECK(dtype.has_value(),
+                 cat("safetensors: tensor ", name, " has a dtype the format does not know: ",
+                     c10::toString(tensor.scalar_type())));
     const uint64_t begin = end;
     end += tensor.numel() * tensor.element_size();
-    header[name] = {{"dtype", *dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {begin, end}}};
+    header[name] = {
+        {"dtype", *dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {begin, end}}};
   }
   std::string text = header.dump();
   const uint64_t unpadded = sizeof(uint64_t) + text.size();
-  const uint64_t padded =
-      (unpadded + safetensors_detail::kDataAlignment - 1) / safetensors_detail::kDataAlignment *
-      safetensors_detail::kDataAlignment;
+  const uint64_t padded = (unpadded + safetensors_detail::kDataAlignment - 1) /
+                          safetensors_detail::kDataAlignment * safetensors_detail::kDataAlignment;
   text.append(padded - unpadded, ' ');
-  STRATA_CHECK(text.size() <= kMaxSafetensorsHeader, cat("safetensors: the header of ", path, " exceeds 100 MB"));
+  STRATA_CHECK(text.size() <= kMaxSafetensorsHeader,
+               cat("safetensors: the header of ", path, " exceeds 100 MB"));
   std::string start(sizeof(uint64_t), '\0');
-  for (size_t i = 0; i < start.size(); ++i) start[i] = static_cast<char>(uint64_t{text.size()} >> (8 * i) & 0xFF);
+  for (size_t i = 0; i < start.size(); ++i)
+    start[i] = static_cast<char>(uint64_t{text.size()} >> (8 * i) & 0xFF);
   start += text;
 
   const fs::path target = path;

@@ -38,7 +38,8 @@ constexpr NamedType kTypes[] = {
 
 constexpr size_t kMaxDims = 32;
 
-// Builds the entries while the JSON is read: no document tree, duplicate keys seen, nesting bounded by the states.
+// Builds the entries while the JSON is read: no document tree, duplicate keys seen, nesting bounded
+// by the states.
 class Handler final : public nlohmann::json_sax<nlohmann::json> {
  public:
   Handler(const std::string& path, SafetensorsHeader& header) : path_(path), header_(header) {}
@@ -46,12 +47,15 @@ class Handler final : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { return unexpected("null"); }
   bool boolean(bool) override { return unexpected("a boolean"); }
   bool number_integer(number_integer_t) override { return unexpected("a negative number"); }
-  bool number_float(number_float_t, const string_t&) override { return unexpected("a fraction or too large a number"); }
+  bool number_float(number_float_t, const string_t&) override {
+    return unexpected("a fraction or too large a number");
+  }
   bool binary(binary_t&) override { return unexpected("binary data"); }
 
   bool number_unsigned(number_unsigned_t value) override {
     if (state_ == State::Shape) {
-      if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return unexpected("too large a number");
+      if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+        return unexpected("too large a number");
       if (entry_.shape.size() >= kMaxDims) fail(cat("has more than ", kMaxDims, " dimensions"));
       entry_.shape.push_back(static_cast<int64_t>(value));
       return true;
@@ -148,7 +152,8 @@ class Handler final : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
 
-  bool parse_error(size_t position, const std::string&, const nlohmann::json::exception& error) override {
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::json::exception& error) override {
     throw CheckpointError(cat(path_, ": header byte ", position, " (file byte ", 7 + position,
                               "): not valid JSON (", printable(error.what()), ")"));
   }
@@ -169,8 +174,10 @@ class Handler final : public nlohmann::json_sax<nlohmann::json> {
     if (state_ == State::Start || state_ == State::End) {
       throw CheckpointError(cat(path_, ": the header must be one JSON object, got ", got));
     }
-    if (state_ == State::Top) fail(cat("must be an object with dtype, shape and data_offsets, got ", got));
-    if (state_ == State::Metadata) fail(cat("value of ", quoted_name(key_), " must be a string, got ", got));
+    if (state_ == State::Top)
+      fail(cat("must be an object with dtype, shape and data_offsets, got ", got));
+    if (state_ == State::Metadata)
+      fail(cat("value of ", quoted_name(key_), " must be a string, got ", got));
     fail(cat("\"", key_, "\": got ", got, ", allowed: ",
              key_ == "dtype"   ? "the name of a type"
              : key_ == "shape" ? "a list of non-negative integers"
@@ -183,15 +190,17 @@ class Handler final : public nlohmann::json_sax<nlohmann::json> {
     uint64_t bytes = width, bound = width;
     bool overflow = false;
     for (const int64_t extent : entry_.shape) {
-      overflow = overflow || __builtin_mul_overflow(bound, static_cast<uint64_t>(std::max<int64_t>(extent, 1)), &bound);
+      overflow =
+          overflow || __builtin_mul_overflow(
+                          bound, static_cast<uint64_t>(std::max<int64_t>(extent, 1)), &bound);
       bytes = overflow ? 0 : bytes * static_cast<uint64_t>(extent);
     }
     if (overflow || bound > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
       fail(cat("shape ", shape_text(entry_.shape), " has more bytes than 64 bits can count"));
     }
     if (entry_.end < entry_.begin || entry_.end - entry_.begin != bytes) {
-      fail(cat("data_offsets [", entry_.begin, ", ", entry_.end, "] but shape ", shape_text(entry_.shape),
-               " needs ", bytes, " bytes"));
+      fail(cat("data_offsets [", entry_.begin, ", ", entry_.end, "] but shape ",
+               shape_text(entry_.shape), " needs ", bytes, " bytes"));
     }
   }
 
@@ -215,22 +224,25 @@ void check_tiling(const SafetensorsHeader& header, uint64_t data_bytes, const st
   const std::string* previous = nullptr;
   for (const auto& [name, entry] : order) {
     if (entry->end > data_bytes) {
-      throw CheckpointError(cat(path, ": tensor ", quoted_name(*name), ": ends at byte ", entry->end,
-                                " of the data but the file has ", data_bytes, " (truncated?)"));
+      throw CheckpointError(cat(path, ": tensor ", quoted_name(*name), ": ends at byte ",
+                                entry->end, " of the data but the file has ", data_bytes,
+                                " (truncated?)"));
     }
     if (entry->begin != position) {
-      throw CheckpointError(cat(path, ": tensor ", quoted_name(*name), ": starts at byte ", entry->begin,
-                                " of the data, which ", entry->begin < position ? "overlaps" : "leaves a hole after ",
-                                entry->begin < position ? " " : "",
-                                previous == nullptr ? std::string("the start") : quoted_name(*previous),
-                                " ending at byte ", position));
+      throw CheckpointError(
+          cat(path, ": tensor ", quoted_name(*name), ": starts at byte ", entry->begin,
+              " of the data, which ", entry->begin < position ? "overlaps" : "leaves a hole after ",
+              entry->begin < position ? " " : "",
+              previous == nullptr ? std::string("the start") : quoted_name(*previous),
+              " ending at byte ", position));
     }
     position = entry->end;
     previous = name;
   }
   if (position != data_bytes) {
-    throw CheckpointError(cat(path, ": the last tensor ends at byte ", position, " of the data but the file has ",
-                              data_bytes, "; ", data_bytes - position, " bytes belong to no tensor"));
+    throw CheckpointError(cat(path, ": the last tensor ends at byte ", position,
+                              " of the data but the file has ", data_bytes, "; ",
+                              data_bytes - position, " bytes belong to no tensor"));
   }
 }
 
@@ -241,17 +253,19 @@ SafetensorsHeader parse_safetensors_header(std::string_view file, const std::str
     throw CheckpointError(cat(path, ": ", file.size(), " bytes, too short for a safetensors file"));
   }
   uint64_t length = 0;
-  for (size_t i = 0; i < sizeof(length); ++i) length |= uint64_t{static_cast<unsigned char>(file[i])} << (8 * i);
+  for (size_t i = 0; i < sizeof(length); ++i)
+    length |= uint64_t{static_cast<unsigned char>(file[i])} << (8 * i);
   if (length > kMaxSafetensorsHeader) {
-    throw CheckpointError(cat(path, ": byte 0: header length ", length, ", allowed: at most ", kMaxSafetensorsHeader,
-                              "; this is not a safetensors file"));
+    throw CheckpointError(cat(path, ": byte 0: header length ", length, ", allowed: at most ",
+                              kMaxSafetensorsHeader, "; this is not a safetensors file"));
   }
   if (length > file.size() - sizeof(length)) {
     throw CheckpointError(cat(path, ": byte 0: header length ", length, " but the file has ",
                               file.size() - sizeof(length), " bytes after it (truncated?)"));
   }
   const std::string_view json = file.substr(sizeof(length), length);
-  if (json.empty() || json[0] != '{') throw CheckpointError(cat(path, ": byte 8: the header must start with '{'"));
+  if (json.empty() || json[0] != '{')
+    throw CheckpointError(cat(path, ": byte 8: the header must start with '{'"));
   SafetensorsHeader header;
   header.data_start = sizeof(length) + length;
   safetensors_header_detail::Handler handler(path, header);

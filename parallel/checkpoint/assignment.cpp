@@ -15,7 +15,9 @@
 namespace strata::checkpoint_detail {
 namespace assignment_detail {
 
-void put(std::string& out, int64_t value) { out.append(reinterpret_cast<const char*>(&value), sizeof(value)); }
+void put(std::string& out, int64_t value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
 
 struct Cursor {
   std::string_view rest;
@@ -36,7 +38,7 @@ struct Cursor {
 // One distinct box and who holds it.
 struct Candidate {
   const Offer* offer = nullptr;
-  std::vector<std::pair<int, size_t>> holders;   // (rank, index of its offer), by rank
+  std::vector<std::pair<int, size_t>> holders;  // (rank, index of its offer), by rank
   int64_t bytes = 0;
 };
 
@@ -67,7 +69,8 @@ void cut(const Candidate& candidate, int64_t limit, std::vector<Part>& out) {
 }
 
 // Boxes with one holder load it; the others follow, largest first.
-Assignment distribute(const std::vector<Candidate>& candidates, int ranks, int64_t max_piece, int64_t replicated_piece) {
+Assignment distribute(const std::vector<Candidate>& candidates, int ranks, int64_t max_piece,
+                      int64_t replicated_piece) {
   std::vector<Part> fixed, free;
   for (const Candidate& candidate : candidates) {
     if (candidate.holders.size() == 1) {
@@ -76,7 +79,8 @@ Assignment distribute(const std::vector<Candidate>& candidates, int ranks, int64
       cut(candidate, std::min(max_piece, replicated_piece), free);
     }
   }
-  std::stable_sort(free.begin(), free.end(), [](const Part& a, const Part& b) { return a.bytes > b.bytes; });
+  std::stable_sort(free.begin(), free.end(),
+                   [](const Part& a, const Part& b) { return a.bytes > b.bytes; });
   Assignment out;
   out.tasks.resize(static_cast<size_t>(ranks));
   out.bytes.assign(static_cast<size_t>(ranks), 0);
@@ -89,20 +93,23 @@ Assignment distribute(const std::vector<Candidate>& candidates, int ranks, int64
   for (const Part& part : free) {
     const auto& holders = part.candidate->holders;
     give(part, *std::min_element(holders.begin(), holders.end(), [&](const auto& a, const auto& b) {
-      return out.bytes[static_cast<size_t>(a.first)] < out.bytes[static_cast<size_t>(b.first)];
-    }));
+           return out.bytes[static_cast<size_t>(a.first)] < out.bytes[static_cast<size_t>(b.first)];
+         }));
   }
   return out;
 }
 
 double unevenness(const Assignment& assignment) {
-  const int64_t total = std::accumulate(assignment.bytes.begin(), assignment.bytes.end(), int64_t{0});
+  const int64_t total =
+      std::accumulate(assignment.bytes.begin(), assignment.bytes.end(), int64_t{0});
   const int64_t most = *std::max_element(assignment.bytes.begin(), assignment.bytes.end());
   if (total == 0) return 1;
-  return static_cast<double>(most) * static_cast<double>(assignment.bytes.size()) / static_cast<double>(total);
+  return static_cast<double>(most) * static_cast<double>(assignment.bytes.size()) /
+         static_cast<double>(total);
 }
 
-// Distinct boxes in order of path and box; checks that ranks agree and that the boxes tile each tensor.
+// Distinct boxes in order of path and box; checks that ranks agree and that the boxes tile each
+// tensor.
 std::vector<Candidate> gather(const std::vector<std::vector<Offer>>& offers) {
   std::map<std::pair<std::string_view, Box>, Candidate> boxes;
   std::map<std::string_view, const Offer*> first;
@@ -111,9 +118,9 @@ std::vector<Candidate> gather(const std::vector<std::vector<Offer>>& offers) {
       const Offer& offer = offers[rank][i];
       const Offer& known = *first.try_emplace(offer.path, &offer).first->second;
       STRATA_CHECK(known.dtype == offer.dtype && known.global == offer.global,
-                   cat("checkpoint: ranks disagree on ", offer.path, ": ", dtype_name(known.dtype), " ",
-                       shape_text(known.global), " and, on rank ", rank, ", ", dtype_name(offer.dtype), " ",
-                       shape_text(offer.global)));
+                   cat("checkpoint: ranks disagree on ", offer.path, ": ", dtype_name(known.dtype),
+                       " ", shape_text(known.global), " and, on rank ", rank, ", ",
+                       dtype_name(offer.dtype), " ", shape_text(offer.global)));
       // Empty boxes are how a rank says that it owns nothing; an empty tensor keeps one.
       if (element_count(offer.box.extent) == 0 && element_count(offer.global) != 0) continue;
       Candidate& candidate = boxes[{offer.path, offer.box}];
@@ -136,7 +143,8 @@ std::vector<Candidate> gather(const std::vector<std::vector<Offer>>& offers) {
   }
   for (const auto& [path, parts] : by_tensor) {
     const std::string why = why_not_tiled(first[path]->global, parts);
-    STRATA_CHECK(why.empty(), cat("checkpoint: tensor ", path, " ", shape_text(first[path]->global), ": ", why));
+    STRATA_CHECK(why.empty(),
+                 cat("checkpoint: tensor ", path, " ", shape_text(first[path]->global), ": ", why));
   }
   return out;
 }
@@ -187,7 +195,8 @@ Assignment assign(const std::vector<std::vector<Offer>>& offers, int64_t max_pie
   int64_t piece = total / ranks / 4;
   for (; assignment_detail::unevenness(best) > kGoal && piece >= kSmallest; piece /= 4) {
     Assignment finer = assignment_detail::distribute(candidates, ranks, max_piece, piece);
-    if (assignment_detail::unevenness(finer) < assignment_detail::unevenness(best)) best = std::move(finer);
+    if (assignment_detail::unevenness(finer) < assignment_detail::unevenness(best))
+      best = std::move(finer);
   }
   for (std::vector<Task>& tasks : best.tasks) {
     std::sort(tasks.begin(), tasks.end(), [&](const Task& a, const Task& b) {

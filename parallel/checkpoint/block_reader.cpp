@@ -11,14 +11,16 @@ namespace strata::checkpoint_detail {
 namespace block_reader_detail {
 
 std::string damage(const io::File& shard, const Piece& piece, int64_t begin, int64_t bytes) {
-  return cat(shard.path().string(), ": tensor ", piece.path, ": bytes [", piece.offset + begin, ", ",
-             piece.offset + begin + bytes, ") of the file do not match their checksum; the checkpoint is damaged");
+  return cat(shard.path().string(), ": tensor ", piece.path, ": bytes [", piece.offset + begin,
+             ", ", piece.offset + begin + bytes,
+             ") of the file do not match their checksum; the checkpoint is damaged");
 }
 
 // The blocks of one piece, one held at a time.
 class Blocks {
  public:
-  Blocks(const io::File& shard, const Piece& piece, int64_t block) : shard_(shard), piece_(piece), block_(block) {}
+  Blocks(const io::File& shard, const Piece& piece, int64_t block)
+      : shard_(shard), piece_(piece), block_(block) {}
 
   int64_t length(int64_t index) const { return std::min(block_, piece_.bytes - index * block_); }
 
@@ -30,9 +32,12 @@ class Blocks {
     }
   }
   bool intact(int64_t index, const std::byte* data) const {
-    return io::crc32c(data, static_cast<size_t>(length(index))) == piece_.crcs[static_cast<size_t>(index)];
+    return io::crc32c(data, static_cast<size_t>(length(index))) ==
+           piece_.crcs[static_cast<size_t>(index)];
   }
-  std::string damage_text(int64_t index) const { return damage(shard_, piece_, index * block_, length(index)); }
+  std::string damage_text(int64_t index) const {
+    return damage(shard_, piece_, index * block_, length(index));
+  }
 
   // Copies bytes [begin, begin + count) of the piece to `out`.
   void copy(int64_t begin, int64_t count, std::byte* out) {
@@ -72,8 +77,8 @@ class Blocks {
 
 }  // namespace block_reader_detail
 
-void read_part(const io::File& shard, const Piece& piece, int64_t block, const Box& part, const Box& target,
-               std::byte* out) {
+void read_part(const io::File& shard, const Piece& piece, int64_t block, const Box& part,
+               const Box& target, std::byte* out) {
   const auto width = static_cast<int64_t>(c10::elementSize(piece.dtype));
   const size_t axes = part.extent.size();
   // The longest run that is contiguous in the piece and in the target: axes from `outer` on.
@@ -82,7 +87,8 @@ void read_part(const io::File& shard, const Piece& piece, int64_t block, const B
   while (outer > 0) {
     --outer;
     run *= part.extent[outer];
-    if (part.extent[outer] != piece.box.extent[outer] || part.extent[outer] != target.extent[outer]) break;
+    if (part.extent[outer] != piece.box.extent[outer] || part.extent[outer] != target.extent[outer])
+      break;
   }
   std::vector<int64_t> from_stride(axes), to_stride(axes);
   int64_t from_step = width, to_step = width;

@@ -1,6 +1,6 @@
 #pragma once
-// Everything a checkpoint directory says about itself, read and checked: manifest, sidecars, file sizes, tiling, totals.
-// Not the data blocks. Private to this folder.
+// Everything a checkpoint directory says about itself, read and checked: manifest, sidecars, file
+// sizes, tiling, totals. Not the data blocks. Private to this folder.
 #include <filesystem>
 #include <map>
 #include <string>
@@ -15,9 +15,9 @@ struct StoredTensor {
   Shape shape;
   struct Part {
     size_t shard = 0;
-    const Piece* piece = nullptr;      // in Catalogue::shards
+    const Piece* piece = nullptr;  // in Catalogue::shards
   };
-  std::vector<Part> parts;             // ordered by box
+  std::vector<Part> parts;  // ordered by box
 };
 
 struct Catalogue {
@@ -32,8 +32,9 @@ struct Catalogue {
 // Throws CheckpointError: one sentence that starts with the directory or the file.
 Catalogue load_catalogue(const std::filesystem::path& directory);
 
-// Tensors of sidecars with their parts; checks that dtypes and shapes agree and that pieces tile every tensor. The result
-// points into `shards`.
-std::map<std::string, StoredTensor> index_tensors(const std::vector<Sidecar>& shards, const std::string& what);
+// Tensors of sidecars with their parts; checks that dtypes and shapes agree and that pieces tile
+// every tensor. The result points into `shards`.
+std::map<std::string, StoredTensor> index_tensors(const std::vector<Sidecar>& shards,
+                                                  const std::string& what);
 
 }  // namespace strata::checkpoint_detail

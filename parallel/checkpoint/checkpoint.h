@@ -106,8 +106,9 @@ std::optional<std::filesystem::path> find_latest(
     const std::filesystem::path& root, const std::function<void(const std::string&)>& warn);
 // Renames a damaged checkpoint to <name>.bad-<time>; returns the new path.
 std::filesystem::path quarantine(const std::filesystem::path& directory);
-// Deletes all but the newest keep_last valid ones, those whose step is a multiple of keep_every (0:
-// none), and `keep`.
+// Deletes all but the newest keep_last valid ones (never fewer than two), those whose step is a
+// multiple of keep_every (0: none), and `keep`. Damaged ones newer than those are left alone.
+// Failures are notes, not errors.
 void prune(const std::filesystem::path& root, int keep_last, int64_t keep_every,
            const std::filesystem::path& keep, const std::function<void(const std::string&)>& note);
 // Removes step-*.tmp-* whose writer is gone (host and pid file inside); live ones are left and

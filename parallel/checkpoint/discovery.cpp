@@ -44,8 +44,8 @@ std::string why_invalid(const std::filesystem::path& directory) {
   }
 }
 
-std::optional<std::filesystem::path> find_latest(const std::filesystem::path& root,
-                                                 const std::function<void(const std::string&)>& warn) {
+std::optional<std::filesystem::path> find_latest(
+    const std::filesystem::path& root, const std::function<void(const std::string&)>& warn) {
   std::optional<std::filesystem::path> latest;
   for (const auto& [step, path] : checkpoint_detail::steps_below(root)) {
     const std::string why = why_invalid(path);
@@ -68,8 +68,9 @@ std::optional<std::filesystem::path> find_latest(const std::filesystem::path& ro
     if (promised < 0) {
       warn(cat((root / "LATEST").string(), ": does not name a checkpoint; ignored"));
     } else if (!std::filesystem::exists(root / name, error)) {
-      warn(cat((root / "LATEST").string(), ": names ", name, ", which is missing; ",
-               latest ? cat("using ", latest->filename().string()) : "there is no other checkpoint"));
+      warn(cat(
+          (root / "LATEST").string(), ": names ", name, ", which is missing; ",
+          latest ? cat("using ", latest->filename().string()) : "there is no other checkpoint"));
     }
   }
   return latest;
@@ -77,15 +78,16 @@ std::optional<std::filesystem::path> find_latest(const std::filesystem::path& ro
 
 std::filesystem::path quarantine(const std::filesystem::path& directory) {
   std::error_code error;
-  const std::string base = cat(directory.string(), ".bad-", checkpoint_detail::utc_time("%Y%m%dT%H%M%S"));
+  const std::string base =
+      cat(directory.string(), ".bad-", checkpoint_detail::utc_time("%Y%m%dT%H%M%S"));
   std::filesystem::path target = base;
   for (int i = 2; std::filesystem::exists(target, error); ++i) target = cat(base, "-", i);
   io::rename_path(directory, target);
   return target;
 }
 
-void prune(const std::filesystem::path& root, int keep_last, int64_t keep_every, const std::filesystem::path& keep,
-           const std::function<void(const std::string&)>& note) {
+void prune(const std::filesystem::path& root, int keep_last, int64_t keep_every,
+           const std::filesystem::path& keep, const std::function<void(const std::string&)>& note) {
   // One checkpoint may turn out to be damaged when it is needed, so two always stay.
   const int wanted = std::max(keep_last, 2);
   int valid = 0;

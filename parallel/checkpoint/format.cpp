@@ -19,15 +19,16 @@ using nlohmann::json;
 
 constexpr const char* kNoCrc = "00000000";
 
-// The CRC of a JSON file is stored in the file itself, as its top-level key "self": the checksum of the text with eight
-// zeros in its place. Lines of top-level keys start with exactly one space (indent 1), which no nested key and no string
-// can imitate, so the place is found without parsing.
+// The CRC of a JSON file is stored in the file itself, as its top-level key "self": the checksum of
+// the text with eight zeros in its place. Lines of top-level keys start with exactly one space
+// (indent 1), which no nested key and no string can imitate, so the place is found without parsing.
 constexpr std::string_view kSelfKey = "\n \"self\": \"";
 
 size_t self_position(std::string_view text) {
   const size_t at = text.find(kSelfKey);
-  return at == std::string_view::npos || at + kSelfKey.size() + 8 > text.size() ? std::string_view::npos
-                                                                               : at + kSelfKey.size();
+  return at == std::string_view::npos || at + kSelfKey.size() + 8 > text.size()
+             ? std::string_view::npos
+             : at + kSelfKey.size();
 }
 
 std::string seal(json&& document) {
@@ -41,11 +42,13 @@ std::string seal(json&& document) {
 
 json unseal(std::string_view text, const std::string& what) {
   const size_t at = self_position(text);
-  if (at == std::string_view::npos) throw CheckpointError(cat(what, ": has no checksum (truncated or not ours)"));
+  if (at == std::string_view::npos)
+    throw CheckpointError(cat(what, ": has no checksum (truncated or not ours)"));
   uint32_t crc = io::crc32c(text.data(), at);
   crc = io::crc32c(kNoCrc, 8, crc);
   crc = io::crc32c(text.data() + at + 8, text.size() - at - 8, crc);
-  if (io::crc_text(crc) != text.substr(at, 8)) throw CheckpointError(cat(what, ": checksum does not match; damaged"));
+  if (io::crc_text(crc) != text.substr(at, 8))
+    throw CheckpointError(cat(what, ": checksum does not match; damaged"));
   json document = io::parse_json(text, what);
   if (!document.is_object()) throw CheckpointError(cat(what, ": must be one JSON object"));
   return document;
@@ -59,8 +62,9 @@ const json& member(const json& object, const char* key, const std::string& what)
 }
 
 int64_t integer(const json& value, const std::string& where) {
-  if (!value.is_number_integer() || (value.is_number_unsigned() &&
-                                     value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()})) {
+  if (!value.is_number_integer() ||
+      (value.is_number_unsigned() &&
+       value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()})) {
     throw CheckpointError(cat(where, ": must be an integer of 64 bits"));
   }
   const int64_t number = value.get<int64_t>();
@@ -82,24 +86,29 @@ std::string text(const json& object, const char* key, const std::string& what) {
 }
 
 Shape shape(const json& value, const std::string& where) {
-  if (!value.is_array() || value.size() > 32) throw CheckpointError(cat(where, ": must be a list of at most 32 integers"));
+  if (!value.is_array() || value.size() > 32)
+    throw CheckpointError(cat(where, ": must be a list of at most 32 integers"));
   Shape out;
   for (const json& item : value) out.push_back(integer(item, where));
   return out;
 }
 
-std::map<std::string, std::string> text_map(const json& object, const char* key, const std::string& what) {
+std::map<std::string, std::string> text_map(const json& object, const char* key,
+                                            const std::string& what) {
   const json& value = member(object, key, what);
   if (!value.is_object()) throw CheckpointError(cat(what, ": \"", key, "\" must be an object"));
   std::map<std::string, std::string> out;
-  for (const auto& [name, item] : value.items()) out[name] = text(item, cat(what, ": \"", key, "\""));
+  for (const auto& [name, item] : value.items())
+    out[name] = text(item, cat(what, ": \"", key, "\""));
   return out;
 }
 
-std::vector<uint32_t> parse_crcs(const std::string& digits, int64_t bytes, int64_t block, const std::string& where) {
+std::vector<uint32_t> parse_crcs(const std::string& digits, int64_t bytes, int64_t block,
+                                 const std::string& where) {
   const int64_t blocks = bytes / block + (bytes % block != 0 ? 1 : 0);
   if (static_cast<int64_t>(digits.size()) != 8 * blocks) {
-    throw CheckpointError(cat(where, ": has ", digits.size(), " checksum digits, expected ", 8 * blocks));
+    throw CheckpointError(
+        cat(where, ": has ", digits.size(), " checksum digits, expected ", 8 * blocks));
   }
   std::vector<uint32_t> crcs;
   for (size_t i = 0; i < digits.size(); ++i) {
@@ -113,11 +122,13 @@ std::vector<uint32_t> parse_crcs(const std::string& digits, int64_t bytes, int64
 }
 
 Piece parse_piece(const json& row, int64_t file_bytes, int64_t block, const std::string& what) {
-  if (!row.is_array() || row.size() != 8) throw CheckpointError(cat(what, ": a piece must be a list of eight values"));
+  if (!row.is_array() || row.size() != 8)
+    throw CheckpointError(cat(what, ": a piece must be a list of eight values"));
   Piece piece;
   piece.path = text(row[0], cat(what, ": piece name"));
   const std::string where = cat(what, ": tensor ", piece.path.substr(0, 200));
-  if (const std::string why = why_bad_path(piece.path); !why.empty()) throw CheckpointError(cat(where, ": ", why));
+  if (const std::string why = why_bad_path(piece.path); !why.empty())
+    throw CheckpointError(cat(where, ": ", why));
   try {
     piece.dtype = parse_dtype(text(row[1], where));
   } catch (const ConfigError& error) {
@@ -128,20 +139,26 @@ Piece parse_piece(const json& row, int64_t file_bytes, int64_t block, const std:
   piece.box.extent = shape(row[4], where);
   piece.offset = integer(row[5], where);
   piece.bytes = integer(row[6], where);
-  if (box_bytes(piece.global, piece.dtype) < 0) throw CheckpointError(cat(where, ": its shape is too large"));
-  bool inside = piece.box.offset.size() == piece.global.size() && piece.box.extent.size() == piece.global.size();
+  if (box_bytes(piece.global, piece.dtype) < 0)
+    throw CheckpointError(cat(where, ": its shape is too large"));
+  bool inside = piece.box.offset.size() == piece.global.size() &&
+                piece.box.extent.size() == piece.global.size();
   for (size_t i = 0; inside && i < piece.global.size(); ++i) {
-    inside = piece.box.offset[i] <= piece.global[i] && piece.box.extent[i] <= piece.global[i] - piece.box.offset[i];
+    inside = piece.box.offset[i] <= piece.global[i] &&
+             piece.box.extent[i] <= piece.global[i] - piece.box.offset[i];
   }
   if (!inside) {
-    throw CheckpointError(cat(where, ": box at ", shape_text(piece.box.offset), " of ", shape_text(piece.box.extent),
-                              " is outside the shape ", shape_text(piece.global)));
+    throw CheckpointError(cat(where, ": box at ", shape_text(piece.box.offset), " of ",
+                              shape_text(piece.box.extent), " is outside the shape ",
+                              shape_text(piece.global)));
   }
   if (piece.bytes != box_bytes(piece.box.extent, piece.dtype)) {
-    throw CheckpointError(cat(where, ": ", piece.bytes, " bytes do not match its box ", shape_text(piece.box.extent)));
+    throw CheckpointError(cat(where, ": ", piece.bytes, " bytes do not match its box ",
+                              shape_text(piece.box.extent)));
   }
   if (piece.offset > file_bytes || piece.bytes > file_bytes - piece.offset) {
-    throw CheckpointError(cat(where, ": bytes [", piece.offset, ", +", piece.bytes, ") are outside its shard"));
+    throw CheckpointError(
+        cat(where, ": bytes [", piece.offset, ", +", piece.bytes, ") are outside its shard"));
   }
   piece.crcs = parse_crcs(text(row[7], where), piece.bytes, block, where);
   return piece;
@@ -158,8 +175,9 @@ std::string write_sidecar(const Sidecar& sidecar) {
   for (const Piece& piece : sidecar.pieces) {
     std::string crcs;
     for (const uint32_t crc : piece.crcs) crcs += io::crc_text(crc);
-    pieces.push_back(nlohmann::json::array({piece.path, dtype_name(piece.dtype), piece.global, piece.box.offset, piece.box.extent,
-                                  piece.offset, piece.bytes, crcs}));
+    pieces.push_back(
+        nlohmann::json::array({piece.path, dtype_name(piece.dtype), piece.global, piece.box.offset,
+                               piece.box.extent, piece.offset, piece.bytes, crcs}));
   }
   document["pieces"] = std::move(pieces);
   return format_detail::seal(std::move(document));
@@ -171,13 +189,16 @@ Sidecar parse_sidecar(std::string_view source, const std::string& what) {
   sidecar.file = format_detail::text(document, "file", what);
   sidecar.bytes = format_detail::integer(document, "bytes", what);
   sidecar.block = format_detail::integer(document, "block", what);
-  if (!is_file_name(sidecar.file)) throw CheckpointError(cat(what, ": \"file\" must be a plain file name"));
+  if (!is_file_name(sidecar.file))
+    throw CheckpointError(cat(what, ": \"file\" must be a plain file name"));
   if (sidecar.block < 4096 || sidecar.block > (int64_t{1} << 30)) {
-    throw CheckpointError(cat(what, ": \"block\": got ", sidecar.block, ", allowed: 4096 to 1073741824"));
+    throw CheckpointError(
+        cat(what, ": \"block\": got ", sidecar.block, ", allowed: 4096 to 1073741824"));
   }
   const nlohmann::json& pieces = format_detail::member(document, "pieces", what);
   if (!pieces.is_array()) throw CheckpointError(cat(what, ": \"pieces\" must be a list"));
-  for (const nlohmann::json& row : pieces) sidecar.pieces.push_back(format_detail::parse_piece(row, sidecar.bytes, sidecar.block, what));
+  for (const nlohmann::json& row : pieces)
+    sidecar.pieces.push_back(format_detail::parse_piece(row, sidecar.bytes, sidecar.block, what));
   return sidecar;
 }
 
@@ -208,7 +229,8 @@ std::string write_manifest(const Manifest& manifest) {
   nlohmann::json state = nlohmann::json::object();
   for (const auto& [key, value] : manifest.state) {
     state[key] = nlohmann::json::parse(value, nullptr, false);
-    STRATA_CHECK(!state[key].is_discarded(), cat("checkpoint state \"", key, "\" is not JSON: ", value));
+    STRATA_CHECK(!state[key].is_discarded(),
+                 cat("checkpoint state \"", key, "\" is not JSON: ", value));
   }
   document["state"] = std::move(state);
   document["aliases"] = manifest.aliases;
@@ -217,13 +239,14 @@ std::string write_manifest(const Manifest& manifest) {
 
 Manifest parse_manifest(std::string_view source, const std::string& what) {
   const nlohmann::json document = format_detail::unseal(source, what);
-  if (format_detail::text(document, "format", what) != kFormat) throw CheckpointError(cat(what, ": not a Strata checkpoint"));
+  if (format_detail::text(document, "format", what) != kFormat)
+    throw CheckpointError(cat(what, ": not a Strata checkpoint"));
   const nlohmann::json& version = format_detail::member(document, "version", what);
   if (!version.is_object()) throw CheckpointError(cat(what, ": \"version\" must be an object"));
   const int64_t major = format_detail::integer(version, "major", what);
   if (major > kVersionMajor) {
-    throw CheckpointError(cat(what, ": written by a newer Strata (format ", major, ", this program reads up to ",
-                              kVersionMajor, ")"));
+    throw CheckpointError(cat(what, ": written by a newer Strata (format ", major,
+                              ", this program reads up to ", kVersionMajor, ")"));
   }
   Manifest manifest;
   manifest.step = format_detail::integer(document, "step", what);
@@ -235,7 +258,8 @@ Manifest parse_manifest(std::string_view source, const std::string& what) {
   manifest.model_fingerprint = format_detail::text(document, "model_fingerprint", what);
   manifest.writer = format_detail::text_map(document, "writer", what);
   const auto hashes = format_detail::text_map(document, "hash", what);
-  if (const auto found = hashes.find("model"); found != hashes.end()) manifest.model_hash = found->second;
+  if (const auto found = hashes.find("model"); found != hashes.end())
+    manifest.model_hash = found->second;
   const nlohmann::json& files = format_detail::member(document, "files", what);
   if (!files.is_array()) throw CheckpointError(cat(what, ": \"files\" must be a list"));
   for (const nlohmann::json& row : files) {
@@ -244,7 +268,8 @@ Manifest parse_manifest(std::string_view source, const std::string& what) {
     file.name = format_detail::text(row, "name", what);
     file.kind = format_detail::text(row, "kind", what);
     file.bytes = format_detail::integer(row, "bytes", what);
-    if (!is_file_name(file.name)) throw CheckpointError(cat(what, ": file names must be plain names"));
+    if (!is_file_name(file.name))
+      throw CheckpointError(cat(what, ": file names must be plain names"));
     if (file.kind != "shard") file.crc = format_detail::text(row, "crc32c", what);
     manifest.files.push_back(std::move(file));
   }
@@ -267,19 +292,23 @@ std::string why_bad_path(const std::string& path) {
   }
   const std::vector<std::string> parts = split(path, '/');
   if (parts.size() < 3 || !parts[0].empty() ||
-      (parts[1] != "model" && parts[1] != "optim" && parts[1] != "state" && parts[1] != "model_ema")) {
+      (parts[1] != "model" && parts[1] != "optim" && parts[1] != "state" &&
+       parts[1] != "model_ema")) {
     return "name must start with /model/, /optim/, /state/ or /model_ema/";
   }
   for (size_t i = 2; i < parts.size(); ++i) {
-    if (parts[i].empty() || parts[i] == "." || parts[i] == "..") return "name has an empty, '.' or '..' component";
+    if (parts[i].empty() || parts[i] == "." || parts[i] == "..")
+      return "name has an empty, '.' or '..' component";
   }
   return "";
 }
 
 bool is_file_name(std::string_view name) {
-  return !name.empty() && name.size() <= 64 && name[0] != '.' && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
-  });
+  return !name.empty() && name.size() <= 64 && name[0] != '.' &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  c == '.' || c == '_' || c == '-';
+         });
 }
 
 std::string shard_name(int number) {
@@ -288,7 +317,9 @@ std::string shard_name(int number) {
   return name;
 }
 
-std::string dataset_name(const std::string& path, int copy) { return copy == 0 ? path : cat(path, "@", copy); }
+std::string dataset_name(const std::string& path, int copy) {
+  return copy == 0 ? path : cat(path, "@", copy);
+}
 
 std::string step_name(int64_t step) {
   char name[40];

@@ -37,7 +37,8 @@ uint64_t run_hash(uint64_t name, uint64_t index, const void* data, int64_t count
   for (int64_t i = 0; i < count; ++i) {
     Word word;
     std::memcpy(&word, bytes + i * static_cast<int64_t>(sizeof(Word)), sizeof(Word));
-    sum += mix64((index + static_cast<uint64_t>(i)) * 0x9E3779B97F4A7C15u ^ (name + static_cast<uint64_t>(word)));
+    sum += mix64((index + static_cast<uint64_t>(i)) * 0x9E3779B97F4A7C15u ^
+                 (name + static_cast<uint64_t>(word)));
   }
   return sum;
 }
@@ -67,7 +68,8 @@ std::string checkpoint_detail::hash_text(uint64_t hash) {
 }
 
 std::string model_fingerprint(std::vector<FingerprintEntry> parameters) {
-  std::sort(parameters.begin(), parameters.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::sort(parameters.begin(), parameters.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
   std::string all;
   for (const FingerprintEntry& entry : parameters) {
     all += cat(entry.name, " ", shape_text(entry.shape), " ", shape_text(entry.segments), "\n");
@@ -75,9 +77,11 @@ std::string model_fingerprint(std::vector<FingerprintEntry> parameters) {
   return checkpoint_detail::hash_text(hash_detail::text_hash(all));
 }
 
-uint64_t element_hash(const std::string& path, const Shape& global, const Box& box, const Tensor& data) {
+uint64_t element_hash(const std::string& path, const Shape& global, const Box& box,
+                      const Tensor& data) {
   STRATA_CHECK(data.sizes() == at::IntArrayRef(box.extent) && box.offset.size() == global.size(),
-               cat("element_hash: ", path, ": data ", shape_text(data.sizes()), " for a box of ", shape_text(box.extent)));
+               cat("element_hash: ", path, ": data ", shape_text(data.sizes()), " for a box of ",
+                   shape_text(box.extent)));
   if (data.numel() == 0) return 0;
   const Tensor host = data.detach().cpu().contiguous();
   const uint64_t name = hash_detail::text_hash(path);

@@ -4,6 +4,6 @@
 
 namespace strata::checkpoint_detail {
 
-std::string hash_text(uint64_t hash);      // 16 hexadecimal digits
+std::string hash_text(uint64_t hash);  // 16 hexadecimal digits
 
 }  // namespace strata::checkpoint_detail

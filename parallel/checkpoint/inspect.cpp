@@ -15,7 +15,8 @@
 namespace strata {
 namespace inspect_detail {
 
-// Calls `use` with consecutive slices of a tensor along axis 0, each of a bounded number of elements.
+// Calls `use` with consecutive slices of a tensor along axis 0, each of a bounded number of
+// elements.
 void for_each_slice(const Shape& shape, const std::function<void(const Box&)>& use) {
   constexpr int64_t kElements = 4 << 20;
   const int64_t elements = element_count(shape);
@@ -30,7 +31,8 @@ void for_each_slice(const Shape& shape, const std::function<void(const Box&)>& u
   }
 }
 
-TensorStatistics statistics_of(const CheckpointReader& reader, const std::string& path, const Shape& shape) {
+TensorStatistics statistics_of(const CheckpointReader& reader, const std::string& path,
+                               const Shape& shape) {
   TensorStatistics out;
   out.least = std::numeric_limits<double>::infinity();
   out.greatest = -out.least;
@@ -63,14 +65,18 @@ TensorStatistics statistics_of(const CheckpointReader& reader, const std::string
   return out;
 }
 
-bool is_weight(const std::string& path) { return starts_with(path, "/model/") || starts_with(path, "/model_ema/"); }
+bool is_weight(const std::string& path) {
+  return starts_with(path, "/model/") || starts_with(path, "/model_ema/");
+}
 
 // Bytes first: equal bytes are equal, NaN included.
-void compare_values(const CheckpointReader& a, const CheckpointReader& b, const Shape& shape, TensorDifference& out) {
+void compare_values(const CheckpointReader& a, const CheckpointReader& b, const Shape& shape,
+                    TensorDifference& out) {
   for_each_slice(shape, [&](const Box& box) {
     const Tensor left = a.read(out.path, box), right = b.read(out.path, box);
     if (std::memcmp(left.const_data_ptr(), right.const_data_ptr(), left.nbytes()) == 0) return;
-    const Tensor wide_left = left.to(at::kDouble).contiguous(), wide_right = right.to(at::kDouble).contiguous();
+    const Tensor wide_left = left.to(at::kDouble).contiguous(),
+                 wide_right = right.to(at::kDouble).contiguous();
     const double* x = wide_left.const_data_ptr<double>();
     const double* y = wide_right.const_data_ptr<double>();
     const auto width = static_cast<size_t>(left.element_size());
@@ -83,7 +89,9 @@ void compare_values(const CheckpointReader& a, const CheckpointReader& b, const 
       double absolute = std::abs(x[i] - y[i]);
       if (std::isnan(absolute)) absolute = std::numeric_limits<double>::infinity();
       const double scale = std::max(std::abs(x[i]), std::abs(y[i]));
-      const double relative = absolute == 0 ? 0 : std::isfinite(absolute) ? absolute / scale : absolute;
+      const double relative = absolute == 0             ? 0
+                              : std::isfinite(absolute) ? absolute / scale
+                                                        : absolute;
       out.max_absolute = std::max(out.max_absolute, absolute);
       out.max_relative = std::max(out.max_relative, relative);
     }
@@ -99,8 +107,10 @@ std::string config_of(const CheckpointReader& reader) {
 }
 
 std::vector<std::string> config_difference(const CheckpointReader& a, const CheckpointReader& b) {
-  const std::vector<std::string> left = split(config_of(a), '\n'), right = split(config_of(b), '\n');
-  const std::set<std::string> in_left(left.begin(), left.end()), in_right(right.begin(), right.end());
+  const std::vector<std::string> left = split(config_of(a), '\n'),
+                                 right = split(config_of(b), '\n');
+  const std::set<std::string> in_left(left.begin(), left.end()),
+      in_right(right.begin(), right.end());
   std::vector<std::string> out;
   for (const std::string& line : left) {
     if (in_right.count(line) == 0) out.push_back("- " + line);
@@ -115,7 +125,8 @@ std::vector<std::string> config_difference(const CheckpointReader& a, const Chec
 
 std::vector<CheckpointRow> list_checkpoints(const std::filesystem::path& root) {
   std::error_code error;
-  if (!std::filesystem::is_directory(root, error)) throw CheckpointError(cat(root.string(), ": no such directory"));
+  if (!std::filesystem::is_directory(root, error))
+    throw CheckpointError(cat(root.string(), ": no such directory"));
   std::vector<CheckpointRow> rows;
   for (const auto& [step, path] : checkpoint_detail::steps_below(root)) {
     CheckpointRow row;
@@ -138,7 +149,8 @@ std::vector<CheckpointRow> list_checkpoints(const std::filesystem::path& root) {
   return rows;
 }
 
-CheckpointSummary inspect_checkpoint(const std::filesystem::path& directory, const InspectOptions& options) {
+CheckpointSummary inspect_checkpoint(const std::filesystem::path& directory,
+                                     const InspectOptions& options) {
   const checkpoint_detail::Catalogue catalogue = checkpoint_detail::load_catalogue(directory);
   const checkpoint_detail::Manifest& manifest = catalogue.manifest;
   CheckpointSummary out;
@@ -205,14 +217,17 @@ VerifyReport verify_checkpoint(const std::filesystem::path& directory, VerifyDep
   return report;
 }
 
-DiffReport diff_checkpoints(const std::filesystem::path& a, const std::filesystem::path& b, const DiffOptions& options) {
+DiffReport diff_checkpoints(const std::filesystem::path& a, const std::filesystem::path& b,
+                            const DiffOptions& options) {
   const CheckpointReader left(a), right(b);
   DiffReport report;
   report.a = a;
   report.b = b;
   report.tolerance = options.tolerance;
   report.by_hash = !left.model_hash().empty() && left.model_hash() == right.model_hash();
-  const auto wanted = [&](const std::string& path) { return options.optim || inspect_detail::is_weight(path); };
+  const auto wanted = [&](const std::string& path) {
+    return options.optim || inspect_detail::is_weight(path);
+  };
   for (const auto& [path, info] : left.tensors()) {
     if (!wanted(path)) continue;
     TensorDifference difference;
@@ -222,16 +237,19 @@ DiffReport diff_checkpoints(const std::filesystem::path& a, const std::filesyste
     if (other == right.tensors().end()) {
       difference.structure = "only in A";
     } else if (info.shape != other->second.shape) {
-      difference.structure = cat("shape ", shape_text(info.shape), " and ", shape_text(other->second.shape));
+      difference.structure =
+          cat("shape ", shape_text(info.shape), " and ", shape_text(other->second.shape));
     } else if (info.dtype != other->second.dtype) {
-      difference.structure = cat("type ", dtype_name(info.dtype), " and ", dtype_name(other->second.dtype));
+      difference.structure =
+          cat("type ", dtype_name(info.dtype), " and ", dtype_name(other->second.dtype));
     }
     if (other != right.tensors().end()) ++report.compared;
     if (difference.structure.empty()) {
       if (report.by_hash && starts_with(path, "/model/")) continue;
       inspect_detail::compare_values(left, right, info.shape, difference);
       if (difference.different == 0 || difference.max_absolute <= options.tolerance) {
-        // A changed bit pattern of equal value (+0 and -0) is a difference unless a tolerance was given.
+        // A changed bit pattern of equal value (+0 and -0) is a difference unless a tolerance was
+        // given.
         if (difference.different == 0 || options.tolerance > 0) continue;
       }
     }
@@ -242,10 +260,11 @@ DiffReport diff_checkpoints(const std::filesystem::path& a, const std::filesyste
       report.differences.push_back({path, "only in B", element_count(info.shape), 0, 0, 0});
     }
   }
-  std::stable_sort(report.differences.begin(), report.differences.end(), [](const auto& x, const auto& y) {
-    if (x.structure.empty() != y.structure.empty()) return !x.structure.empty();
-    return x.max_absolute > y.max_absolute;
-  });
+  std::stable_sort(report.differences.begin(), report.differences.end(),
+                   [](const auto& x, const auto& y) {
+                     if (x.structure.empty() != y.structure.empty()) return !x.structure.empty();
+                     return x.max_absolute > y.max_absolute;
+                   });
   report.config = inspect_detail::config_difference(left, right);
   return report;
 }

@@ -1,7 +1,7 @@
 #pragma once
-// What `strata ckpt list|inspect|verify|diff` find out, as values, as text for people and as JSON text. Nothing here prints,
-// exits or is collective. Functions that open a checkpoint throw CheckpointError when it cannot be read, except where they
-// report that as a result.
+// What `strata ckpt list|inspect|verify|diff` find out, as values, as text for people and as JSON
+// text. Nothing here prints, exits or is collective. Functions that open a checkpoint throw
+// CheckpointError when it cannot be read, except where they report that as a result.
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -24,7 +24,7 @@ std::vector<CheckpointRow> list_checkpoints(const std::filesystem::path& root);
 std::string list_text(const std::vector<CheckpointRow>& rows);
 std::string list_json(const std::vector<CheckpointRow>& rows);
 
-struct TensorStatistics {                   // of the finite elements; counts of the others
+struct TensorStatistics {  // of the finite elements; counts of the others
   double least = 0, greatest = 0, mean = 0, rms = 0;
   int64_t nan = 0, infinite = 0;
 };
@@ -45,47 +45,53 @@ struct CheckpointSummary {
   std::map<std::string, std::string> writer, aliases;
   CheckpointState state;
   std::vector<ShardRow> shards;
-  std::vector<TensorRow> tensors;           // those asked for, by path
+  std::vector<TensorRow> tensors;  // those asked for, by path
 };
 struct InspectOptions {
-  std::string tensors = "*";                // glob on "/model/<name>" or "<name>"
-  bool statistics = false;                  // reads (and checks) all elements of those tensors
+  std::string tensors = "*";  // glob on "/model/<name>" or "<name>"
+  bool statistics = false;    // reads (and checks) all elements of those tensors
 };
-CheckpointSummary inspect_checkpoint(const std::filesystem::path& directory, const InspectOptions& options = {});
+CheckpointSummary inspect_checkpoint(const std::filesystem::path& directory,
+                                     const InspectOptions& options = {});
 std::string inspect_text(const CheckpointSummary& summary);
 std::string inspect_json(const CheckpointSummary& summary);
 
 struct VerifyReport {
   std::filesystem::path directory;
-  bool full = false;                        // data blocks were read
+  bool full = false;  // data blocks were read
   int64_t tensors = 0, blocks = 0, bytes = 0;
-  std::vector<std::string> problems;        // empty: good
+  std::vector<std::string> problems;  // empty: good
 };
-enum class VerifyDepth { Quick, Full };     // Quick: manifest, piece tables, sizes; Full: every data block too
+enum class VerifyDepth {
+  Quick,
+  Full
+};  // Quick: manifest, piece tables, sizes; Full: every data block too
 VerifyReport verify_checkpoint(const std::filesystem::path& directory, VerifyDepth depth);
 std::string verify_text(const VerifyReport& report);
 std::string verify_json(const VerifyReport& report);
 
 struct TensorDifference {
   std::string path;
-  std::string structure;                    // "only in A", "shape [2] and [3]", ...; "" when only values differ
+  std::string structure;  // "only in A", "shape [2] and [3]", ...; "" when only values differ
   int64_t elements = 0, different = 0;
-  double max_absolute = 0, max_relative = 0;   // NaN against a number counts as infinite
+  double max_absolute = 0, max_relative = 0;  // NaN against a number counts as infinite
 };
 struct DiffReport {
   std::filesystem::path a, b;
   double tolerance = 0;
-  int64_t compared = 0;                     // tensors in both
-  bool by_hash = false;                     // weights were found equal by their stored hashes, without reading
-  std::vector<TensorDifference> differences;   // structure first, then largest max_absolute first
-  std::vector<std::string> config;          // lines of config.ini only one side has: "- a" or "+ b"; never decides
+  int64_t compared = 0;  // tensors in both
+  bool by_hash = false;  // weights were found equal by their stored hashes, without reading
+  std::vector<TensorDifference> differences;  // structure first, then largest max_absolute first
+  std::vector<std::string>
+      config;  // lines of config.ini only one side has: "- a" or "+ b"; never decides
   bool same() const noexcept { return differences.empty(); }
 };
 struct DiffOptions {
-  double tolerance = 0;                     // tensors whose max_absolute is at most this count as equal
-  bool optim = false;                       // /optim, /state too; default: /model and /model_ema
+  double tolerance = 0;  // tensors whose max_absolute is at most this count as equal
+  bool optim = false;    // /optim, /state too; default: /model and /model_ema
 };
-DiffReport diff_checkpoints(const std::filesystem::path& a, const std::filesystem::path& b, const DiffOptions& options = {});
+DiffReport diff_checkpoints(const std::filesystem::path& a, const std::filesystem::path& b,
+                            const DiffOptions& options = {});
 std::string diff_text(const DiffReport& report);
 std::string diff_json(const DiffReport& report);
 

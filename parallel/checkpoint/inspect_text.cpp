@@ -50,7 +50,9 @@ nlohmann::json state_json(const CheckpointState& state) {
   return out;
 }
 
-std::string dump(const nlohmann::json& json) { return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"; }
+std::string dump(const nlohmann::json& json) {
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
 
 }  // namespace inspect_text_detail
 
@@ -68,8 +70,13 @@ std::string list_text(const std::vector<CheckpointRow>& rows) {
 std::string list_json(const std::vector<CheckpointRow>& rows) {
   nlohmann::json out = nlohmann::json::array();
   for (const CheckpointRow& row : rows) {
-    out.push_back({{"name", row.name}, {"step", row.step}, {"tokens", row.tokens}, {"bytes", row.bytes},
-                   {"written", row.time_utc}, {"valid", row.problem.empty()}, {"problem", row.problem}});
+    out.push_back({{"name", row.name},
+                   {"step", row.step},
+                   {"tokens", row.tokens},
+                   {"bytes", row.bytes},
+                   {"written", row.time_utc},
+                   {"valid", row.problem.empty()},
+                   {"problem", row.problem}});
     if (!row.loss.empty()) out.back()["loss"] = nlohmann::json::parse(row.loss, nullptr, false);
   }
   return inspect_text_detail::dump(out);
@@ -89,7 +96,8 @@ std::string inspect_text(const CheckpointSummary& summary) {
       {"elements", cat(summary.elements)},
       {"data", bytes_text(static_cast<double>(summary.bytes))},
   });
-  for (const auto& [alias, owner] : summary.aliases) out += cat("alias  ", alias, " = ", owner, "\n");
+  for (const auto& [alias, owner] : summary.aliases)
+    out += cat("alias  ", alias, " = ", owner, "\n");
   for (const auto& [key, value] : summary.state) out += cat("state  ", key, " = ", value, "\n");
   for (const auto& [key, value] : summary.writer) out += cat("writer  ", key, " = ", value, "\n");
   inspect_text_detail::Table shards = {{"shard", "size", "pieces"}};
@@ -100,7 +108,8 @@ std::string inspect_text(const CheckpointSummary& summary) {
   const bool statistics = !summary.tensors.empty() && summary.tensors[0].statistics.has_value();
   inspect_text_detail::Table tensors = {{"tensor", "type", "shape", "size", "pieces"}};
   if (statistics) {
-    for (const char* column : {"least", "greatest", "mean", "rms", "nan", "inf"}) tensors[0].push_back(column);
+    for (const char* column : {"least", "greatest", "mean", "rms", "nan", "inf"})
+      tensors[0].push_back(column);
   }
   for (const TensorRow& row : summary.tensors) {
     tensors.push_back({row.path, dtype_name(row.info.dtype), shape_text(row.info.shape),
@@ -117,22 +126,32 @@ std::string inspect_text(const CheckpointSummary& summary) {
 }
 
 std::string inspect_json(const CheckpointSummary& summary) {
-  nlohmann::json out = {
-      {"directory", summary.directory.string()}, {"step", summary.step},
-      {"tokens", summary.tokens},                {"samples", summary.samples},
-      {"written", summary.time_utc},             {"run_id", summary.run_id},
-      {"parent", summary.parent},                {"model_fingerprint", summary.model_fingerprint},
-      {"model_hash", summary.model_hash},        {"elements", summary.elements},
-      {"bytes", summary.bytes},                  {"aliases", summary.aliases},
-      {"writer", summary.writer},                {"state", inspect_text_detail::state_json(summary.state)}};
+  nlohmann::json out = {{"directory", summary.directory.string()},
+                        {"step", summary.step},
+                        {"tokens", summary.tokens},
+                        {"samples", summary.samples},
+                        {"written", summary.time_utc},
+                        {"run_id", summary.run_id},
+                        {"parent", summary.parent},
+                        {"model_fingerprint", summary.model_fingerprint},
+                        {"model_hash", summary.model_hash},
+                        {"elements", summary.elements},
+                        {"bytes", summary.bytes},
+                        {"aliases", summary.aliases},
+                        {"writer", summary.writer},
+                        {"state", inspect_text_detail::state_json(summary.state)}};
   out["shards"] = nlohmann::json::array();
   for (const ShardRow& shard : summary.shards) {
-    out["shards"].push_back({{"name", shard.name}, {"bytes", shard.bytes}, {"pieces", shard.pieces}});
+    out["shards"].push_back(
+        {{"name", shard.name}, {"bytes", shard.bytes}, {"pieces", shard.pieces}});
   }
   out["tensors"] = nlohmann::json::array();
   for (const TensorRow& row : summary.tensors) {
-    nlohmann::json item = {{"path", row.path}, {"dtype", dtype_name(row.info.dtype)}, {"shape", row.info.shape},
-                           {"bytes", row.bytes}, {"pieces", row.pieces}};
+    nlohmann::json item = {{"path", row.path},
+                           {"dtype", dtype_name(row.info.dtype)},
+                           {"shape", row.info.shape},
+                           {"bytes", row.bytes},
+                           {"pieces", row.pieces}};
     if (row.statistics) {
       const TensorStatistics& s = *row.statistics;
       item["statistics"] = {{"least", s.least}, {"greatest", s.greatest}, {"mean", s.mean},
@@ -151,7 +170,8 @@ std::string verify_text(const VerifyReport& report) {
                        : cat(": good; ", report.tensors, " tensors, data blocks not read\n");
     return out;
   }
-  out += cat(": damaged, ", report.problems.size(), report.problems.size() == 1 ? " problem\n" : " problems\n");
+  out += cat(": damaged, ", report.problems.size(),
+             report.problems.size() == 1 ? " problem\n" : " problems\n");
   for (const std::string& problem : report.problems) out += "  " + problem + "\n";
   return out;
 }
@@ -168,23 +188,27 @@ std::string verify_json(const VerifyReport& report) {
 
 std::string diff_text(const DiffReport& report) {
   constexpr size_t kMost = 50;
-  std::string out = cat("A ", report.a.string(), "\nB ", report.b.string(), "\n", report.compared, " tensors in both, ",
-                        report.differences.size(), " differ",
-                        report.tolerance > 0 ? cat(" by more than ", number_text(report.tolerance)) : std::string(),
-                        report.by_hash ? " (weights equal by hash)" : "", "\n");
+  std::string out = cat(
+      "A ", report.a.string(), "\nB ", report.b.string(), "\n", report.compared,
+      " tensors in both, ", report.differences.size(), " differ",
+      report.tolerance > 0 ? cat(" by more than ", number_text(report.tolerance)) : std::string(),
+      report.by_hash ? " (weights equal by hash)" : "", "\n");
   if (!report.differences.empty()) {
-    inspect_text_detail::Table table = {{"tensor", "different", "elements", "max abs", "max rel", ""}};
+    inspect_text_detail::Table table = {
+        {"tensor", "different", "elements", "max abs", "max rel", ""}};
     for (size_t i = 0; i < std::min(kMost, report.differences.size()); ++i) {
       const TensorDifference& d = report.differences[i];
       if (d.structure.empty()) {
-        table.push_back({d.path, cat(d.different), cat(d.elements), inspect_text_detail::short_number(d.max_absolute),
+        table.push_back({d.path, cat(d.different), cat(d.elements),
+                         inspect_text_detail::short_number(d.max_absolute),
                          inspect_text_detail::short_number(d.max_relative)});
       } else {
         table.push_back({d.path, "-", cat(d.elements), "-", "-", d.structure});
       }
     }
     out += inspect_text_detail::table_text(table);
-    if (report.differences.size() > kMost) out += cat("... and ", report.differences.size() - kMost, " more\n");
+    if (report.differences.size() > kMost)
+      out += cat("... and ", report.differences.size() - kMost, " more\n");
   }
   if (!report.config.empty()) {
     out += "config.ini:\n";

@@ -27,7 +27,8 @@ std::string host_name() {
   return ::gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
 }
 
-// Start time of a process in clock ticks since boot (field 22 of its stat file), so that a reused process id is noticed.
+// Start time of a process in clock ticks since boot (field 22 of its stat file), so that a reused
+// process id is noticed.
 // "" when there is no such process.
 std::string start_ticks(int64_t pid) {
   std::ifstream file(cat("/proc/", pid, "/stat"));
@@ -53,13 +54,14 @@ double age_s(const fs::path& path) {
 void write_owner(const std::filesystem::path& directory) {
   const int64_t pid = ::getpid();
   io::File file(directory / kWriterName, io::File::Mode::Create);
-  file.append(cat(leftovers_detail::host_name(), " ", pid, " ", leftovers_detail::start_ticks(pid), "\n"));
+  file.append(
+      cat(leftovers_detail::host_name(), " ", pid, " ", leftovers_detail::start_ticks(pid), "\n"));
   file.close();
 }
 
 std::string live_owner(const std::filesystem::path& directory) {
-  // A writer makes the directory first and says who it is right after; another host's writer cannot be asked, but no save
-  // takes a day.
+  // A writer makes the directory first and says who it is right after; another host's writer cannot
+  // be asked, but no save takes a day.
   constexpr double kUnnamed_s = 60, kForeign_s = 24 * 3600;
   std::ifstream file(directory / kWriterName);
   std::string host, start;
@@ -69,23 +71,27 @@ std::string live_owner(const std::filesystem::path& directory) {
   }
   file >> start;
   if (host != leftovers_detail::host_name()) {
-    return leftovers_detail::age_s(directory) < kForeign_s ? cat("process ", pid, " on host ", host) : "";
+    return leftovers_detail::age_s(directory) < kForeign_s ? cat("process ", pid, " on host ", host)
+                                                           : "";
   }
   const std::string now = leftovers_detail::start_ticks(pid);
-  const bool alive = now.empty() ? (::kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM) && start.empty()
-                                 : start.empty() || now == start;
+  const bool alive =
+      now.empty() ? (::kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM) && start.empty()
+                  : start.empty() || now == start;
   return alive ? cat("process ", pid, " on this host") : "";
 }
 
 }  // namespace checkpoint_detail
 
-void remove_leftovers(const std::filesystem::path& root, const std::function<void(const std::string&)>& warn) {
+void remove_leftovers(const std::filesystem::path& root,
+                      const std::function<void(const std::string&)>& warn) {
   namespace fs = std::filesystem;
   std::error_code error;
   std::vector<fs::path> found;
   for (const auto& entry : fs::directory_iterator(root, error)) {
     const std::string name = entry.path().filename().string();
-    if (name.size() > 17 && checkpoint_detail::parse_step_name(name.substr(0, 17)) >= 0 && name[17] == '.' &&
+    if (name.size() > 17 && checkpoint_detail::parse_step_name(name.substr(0, 17)) >= 0 &&
+        name[17] == '.' &&
         (starts_with(name.substr(18), "tmp-") || starts_with(name.substr(18), "del-"))) {
       found.push_back(entry.path());
     }

@@ -5,7 +5,7 @@
 
 namespace strata::checkpoint_detail {
 
-void write_owner(const std::filesystem::path& directory);      // this process
+void write_owner(const std::filesystem::path& directory);  // this process
 // "" when its writer is gone, else who it is: "process 123 on this host".
 std::string live_owner(const std::filesystem::path& directory);
 

@@ -38,8 +38,8 @@ class BlockCrcs {
 };
 
 // Streams the elements of `piece` from `data` (holding the box of `offer`) to the shard.
-void write_piece(io::File& file, const ShardJob& job, const Offer& offer, const Tensor& data, Piece& piece,
-                 uint64_t& model_hash) {
+void write_piece(io::File& file, const ShardJob& job, const Offer& offer, const Tensor& data,
+                 Piece& piece, uint64_t& model_hash) {
   const bool hashed = job.hash && starts_with(piece.path, "/model/");
   BlockCrcs crcs(job.block);
   int64_t written = 0;
@@ -61,7 +61,8 @@ void write_piece(io::File& file, const ShardJob& job, const Offer& offer, const 
   } else if (piece.bytes > 0) {
     const int64_t rows = piece.box.extent[0], row_bytes = piece.bytes / rows;
     const bool direct = data.is_contiguous() && data.device().is_cpu();
-    const int64_t step = direct ? rows : std::max<int64_t>(1, kStagingBytes / std::max<int64_t>(row_bytes, 1));
+    const int64_t step =
+        direct ? rows : std::max<int64_t>(1, kStagingBytes / std::max<int64_t>(row_bytes, 1));
     for (int64_t row = 0; row < rows; row += step) {
       Box box = piece.box;
       box.offset[0] += row;
@@ -74,8 +75,8 @@ void write_piece(io::File& file, const ShardJob& job, const Offer& offer, const 
 
 }  // namespace shard_writer_detail
 
-ShardResult write_shard(const ShardJob& job, const std::vector<Offer>& offers, const std::vector<Tensor>& data,
-                        const std::vector<Task>& tasks) {
+ShardResult write_shard(const ShardJob& job, const std::vector<Offer>& offers,
+                        const std::vector<Tensor>& data, const std::vector<Task>& tasks) {
   ShardResult result;
   result.file = shard_name(job.number) + ".h5";
   result.sidecar = shard_name(job.number) + ".json";
@@ -84,7 +85,8 @@ ShardResult write_shard(const ShardJob& job, const std::vector<Offer>& offers, c
   sidecar.file = result.file;
   sidecar.block = job.block;
 
-  // HDF5 writes its metadata and is closed before the first element: what follows are plain writes at known offsets.
+  // HDF5 writes its metadata and is closed before the first element: what follows are plain writes
+  // at known offsets.
   {
     io::HdfFile file(path.string(), io::HdfFile::Mode::Create);
     file.set_attribute("/", "format", std::string(kFormat));
@@ -97,7 +99,8 @@ ShardResult write_shard(const ShardJob& job, const std::vector<Offer>& offers, c
       const int copy = copies[offer.path]++;
       const std::string dataset = dataset_name(offer.path, copy);
       piece.offset = file.create_dataset(dataset, offer.dtype, task.box.extent);
-      file.set_attribute(dataset, "global_shape", std::vector<uint64_t>(offer.global.begin(), offer.global.end()));
+      file.set_attribute(dataset, "global_shape",
+                         std::vector<uint64_t>(offer.global.begin(), offer.global.end()));
       file.set_attribute(dataset, "global_offset",
                          std::vector<uint64_t>(task.box.offset.begin(), task.box.offset.end()));
       sidecar.pieces.push_back(std::move(piece));
@@ -108,8 +111,8 @@ ShardResult write_shard(const ShardJob& job, const std::vector<Offer>& offers, c
   sidecar.bytes = result.file_bytes = file.size();
   file.reserve(result.file_bytes);
   for (size_t i = 0; i < tasks.size(); ++i) {
-    shard_writer_detail::write_piece(file, job, offers[tasks[i].offer], data[tasks[i].offer], sidecar.pieces[i],
-                                     result.model_hash);
+    shard_writer_detail::write_piece(file, job, offers[tasks[i].offer], data[tasks[i].offer],
+                                     sidecar.pieces[i], result.model_hash);
   }
   file.sync();
   file.close();

@@ -12,20 +12,21 @@ namespace strata::checkpoint_detail {
 
 struct ShardJob {
   std::filesystem::path directory;
-  int number = 0;                        // of the shard
+  int number = 0;  // of the shard
   int64_t step = 0, block = 0;
-  bool hash = true;                      // of the elements of /model
+  bool hash = true;  // of the elements of /model
 };
 
 struct ShardResult {
-  std::string file, sidecar;             // names
+  std::string file, sidecar;  // names
   int64_t file_bytes = 0, sidecar_bytes = 0;
   std::string sidecar_crc;
-  uint64_t model_hash = 0;               // sum over the elements of /model written here
+  uint64_t model_hash = 0;  // sum over the elements of /model written here
 };
 
-// data[i] belongs to offers[i]. Everything is on disk and synced when this returns. Throws StorageError.
-ShardResult write_shard(const ShardJob& job, const std::vector<Offer>& offers, const std::vector<Tensor>& data,
-                        const std::vector<Task>& tasks);
+// data[i] belongs to offers[i]. Everything is on disk and synced when this returns. Throws
+// StorageError.
+ShardResult write_shard(const ShardJob& job, const std::vector<Offer>& offers,
+                        const std::vector<Tensor>& data, const std::vector<Task>& tasks);
 
 }  // namespace strata::checkpoint_detail

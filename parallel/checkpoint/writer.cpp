@@ -25,8 +25,8 @@ namespace fs = std::filesystem;
 
 // What one rank tells the others about its shard, as text lines.
 std::string encode(const checkpoint_detail::ShardResult& shard) {
-  return cat(shard.file, "\n", shard.sidecar, "\n", shard.file_bytes, "\n", shard.sidecar_bytes, "\n",
-             shard.sidecar_crc, "\n", shard.model_hash);
+  return cat(shard.file, "\n", shard.sidecar, "\n", shard.file_bytes, "\n", shard.sidecar_bytes,
+             "\n", shard.sidecar_crc, "\n", shard.model_hash);
 }
 
 checkpoint_detail::ShardResult decode(const std::string& text) {
@@ -44,11 +44,14 @@ checkpoint_detail::ShardResult decode(const std::string& text) {
 
 std::string new_nonce() {
   std::random_device device;
-  return checkpoint_detail::hash_text(device() ^ (uint64_t{static_cast<uint32_t>(::getpid())} << 32)).substr(8);
+  return checkpoint_detail::hash_text(device() ^
+                                      (uint64_t{static_cast<uint32_t>(::getpid())} << 32))
+      .substr(8);
 }
 
 // Whole tensors for people and HDF5 tools; readers of this program never use it.
-void write_index(const fs::path& path, const std::vector<checkpoint_detail::Sidecar>& shards, int64_t step) {
+void write_index(const fs::path& path, const std::vector<checkpoint_detail::Sidecar>& shards,
+                 int64_t step) {
   constexpr size_t kMaxMappings = 2'000'000;
   const auto tensors = checkpoint_detail::index_tensors(shards, path.string());
   std::map<const checkpoint_detail::Piece*, std::string> datasets;
@@ -58,14 +61,18 @@ void write_index(const fs::path& path, const std::vector<checkpoint_detail::Side
       datasets[&piece] = checkpoint_detail::dataset_name(piece.path, copies[piece.path]++);
     }
   }
-  if (datasets.size() > kMaxMappings) throw StorageError(cat("more than ", kMaxMappings, " pieces"));
+  if (datasets.size() > kMaxMappings)
+    throw StorageError(cat("more than ", kMaxMappings, " pieces"));
   io::HdfFile file(path.string(), io::HdfFile::Mode::Create);
-  file.set_attribute("/", "note", std::string("view only; parts of missing shards read as NaN or the least integer"));
+  file.set_attribute(
+      "/", "note",
+      std::string("view only; parts of missing shards read as NaN or the least integer"));
   file.set_attribute("/", "step", std::vector<uint64_t>{static_cast<uint64_t>(step)});
   for (const auto& [name, tensor] : tensors) {
     std::vector<io::HdfFile::VirtualPiece> parts;
     for (const auto& part : tensor.parts) {
-      parts.push_back({shards[part.shard].file, datasets[part.piece], part.piece->box.offset, part.piece->box.extent});
+      parts.push_back({shards[part.shard].file, datasets[part.piece], part.piece->box.offset,
+                       part.piece->box.extent});
     }
     file.create_virtual(name, tensor.dtype, tensor.shape, parts);
   }
@@ -78,16 +85,19 @@ void write_index(const fs::path& path, const std::vector<checkpoint_detail::Side
 struct CheckpointWriter::Impl {
   Communicator& job;
   SaveRequest request;
-  std::filesystem::path directory;   // step-N.tmp-<nonce>
+  std::filesystem::path directory;  // step-N.tmp-<nonce>
   std::string nonce;
   std::vector<checkpoint_detail::Offer> offers;
   std::vector<Tensor> data;
   std::map<std::string, std::string> files;
   bool finished = false;
 
-  Impl(Communicator& communicator, SaveRequest save) : job(communicator), request(std::move(save)) {}
+  Impl(Communicator& communicator, SaveRequest save)
+      : job(communicator), request(std::move(save)) {}
 
-  std::filesystem::path target() const { return request.root / checkpoint_detail::step_name(request.step); }
+  std::filesystem::path target() const {
+    return request.root / checkpoint_detail::step_name(request.step);
+  }
 
   // Rank 0, best effort: what cannot be removed is found by remove_leftovers().
   void discard() noexcept {
@@ -110,9 +120,10 @@ struct CheckpointWriter::Impl {
     }
     if (failures == 0) return reports;
     discard();
-    throw StorageError(cat("checkpoint of step ", request.step, " was not written; ", first,
-                           failures > 1 ? cat(" (and ", failures - 1, " more ranks)") : std::string(),
-                           ". Older checkpoints are untouched."));
+    throw StorageError(
+        cat("checkpoint of step ", request.step, " was not written; ", first,
+            failures > 1 ? cat(" (and ", failures - 1, " more ranks)") : std::string(),
+            ". Older checkpoints are untouched."));
   }
 
   template <class Call>
@@ -129,11 +140,13 @@ struct CheckpointWriter::Impl {
     if (free < needed) {
       throw StorageError(cat(request.root.string(), ": the checkpoint needs ",
                              bytes_text(static_cast<double>(needed)), ", free are ",
-                             bytes_text(static_cast<double>(free)), "; remove something or lower ckpt.keep_last"));
+                             bytes_text(static_cast<double>(free)),
+                             "; remove something or lower ckpt.keep_last"));
     }
   }
 
-  checkpoint_detail::Manifest manifest_for(const std::vector<checkpoint_detail::ShardResult>& shards) const {
+  checkpoint_detail::Manifest manifest_for(
+      const std::vector<checkpoint_detail::ShardResult>& shards) const {
     checkpoint_detail::Manifest manifest;
     manifest.step = request.step;
     manifest.tokens = request.tokens;
@@ -142,7 +155,8 @@ struct CheckpointWriter::Impl {
     manifest.run_id = request.run_id;
     manifest.parent = request.parent;
     manifest.model_fingerprint = request.model_fingerprint;
-    manifest.writer = {{"hdf5", io::hdf5_version()}, {"compiler", __VERSION__}, {"world", cat(job.size())}};
+    manifest.writer = {
+        {"hdf5", io::hdf5_version()}, {"compiler", __VERSION__}, {"world", cat(job.size())}};
     manifest.state = request.state;
     manifest.aliases = request.aliases;
     uint64_t hash = 0;
@@ -156,16 +170,19 @@ struct CheckpointWriter::Impl {
   }
 
   // Rank 0, after all shards are on disk.
-  std::string finish(const std::vector<checkpoint_detail::ShardResult>& shards, int64_t bytes_assigned) {
+  std::string finish(const std::vector<checkpoint_detail::ShardResult>& shards,
+                     int64_t bytes_assigned) {
     checkpoint_detail::Manifest manifest = manifest_for(shards);
     std::vector<checkpoint_detail::Sidecar> sidecars;
     for (const auto& shard : shards) {
       // Read back: also proves that rank 0 sees what the other hosts wrote.
       const std::string text = io::read_text(directory / shard.sidecar);
       if (io::crc_text(io::crc32c(text)) != shard.sidecar_crc) {
-        throw StorageError(cat((directory / shard.sidecar).string(), ": reads back differently than it was written"));
+        throw StorageError(cat((directory / shard.sidecar).string(),
+                               ": reads back differently than it was written"));
       }
-      sidecars.push_back(checkpoint_detail::parse_sidecar(text, (directory / shard.sidecar).string()));
+      sidecars.push_back(
+          checkpoint_detail::parse_sidecar(text, (directory / shard.sidecar).string()));
       for (const auto& piece : sidecars.back().pieces) {
         manifest.elements_total += element_count(piece.box.extent);
         manifest.bytes_total += piece.bytes;
@@ -174,8 +191,8 @@ struct CheckpointWriter::Impl {
     manifest.tensors_total =
         static_cast<int64_t>(checkpoint_detail::index_tensors(sidecars, directory.string()).size());
     if (manifest.bytes_total != bytes_assigned) {
-      throw StorageError(cat(directory.string(), ": its piece tables have ", manifest.bytes_total, " bytes, planned were ",
-                             bytes_assigned));
+      throw StorageError(cat(directory.string(), ": its piece tables have ", manifest.bytes_total,
+                             " bytes, planned were ", bytes_assigned));
     }
     try {
       writer_detail::write_index(directory / "index.h5", sidecars, request.step);
@@ -189,13 +206,16 @@ struct CheckpointWriter::Impl {
       file.write_at(0, text.data(), text.size());
       file.sync();
       file.close();
-      const std::string kind = name == "config.ini" ? "config" : name == "plan.json" ? "plan" : "text";
-      manifest.files.push_back({name, kind, static_cast<int64_t>(text.size()), io::crc_text(io::crc32c(text))});
+      const std::string kind = name == "config.ini"  ? "config"
+                               : name == "plan.json" ? "plan"
+                                                     : "text";
+      manifest.files.push_back(
+          {name, kind, static_cast<int64_t>(text.size()), io::crc_text(io::crc32c(text))});
     }
     const std::string text = checkpoint_detail::write_manifest(manifest);
     if (static_cast<int64_t>(text.size()) > checkpoint_detail::kMaxManifestBytes) {
-      throw StorageError(cat(directory.string(), ": the manifest would have ", text.size(), " bytes, allowed: ",
-                             checkpoint_detail::kMaxManifestBytes));
+      throw StorageError(cat(directory.string(), ": the manifest would have ", text.size(),
+                             " bytes, allowed: ", checkpoint_detail::kMaxManifestBytes));
     }
     io::write_text_atomic(directory / checkpoint_detail::kManifestName, text);
     publish();
@@ -241,9 +261,11 @@ struct CheckpointWriter::Impl {
 CheckpointWriter::CheckpointWriter(Communicator& job, SaveRequest request)
     : impl_(std::make_unique<Impl>(job, std::move(request))) {
   SaveRequest& save = impl_->request;
-  STRATA_CHECK(save.step >= 0 && save.step < 1'000'000'000'000, cat("checkpoint: step ", save.step, " has no name"));
-  STRATA_CHECK(save.block_bytes >= 4096 && save.block_bytes <= (int64_t{1} << 30),
-               cat("checkpoint: block_bytes: got ", save.block_bytes, ", allowed: 4096 to 1073741824"));
+  STRATA_CHECK(save.step >= 0 && save.step < 1'000'000'000'000,
+               cat("checkpoint: step ", save.step, " has no name"));
+  STRATA_CHECK(
+      save.block_bytes >= 4096 && save.block_bytes <= (int64_t{1} << 30),
+      cat("checkpoint: block_bytes: got ", save.block_bytes, ", allowed: 4096 to 1073741824"));
   std::string reply;
   if (job.rank() == 0) {
     reply = impl_->guarded([&] {
@@ -259,7 +281,8 @@ CheckpointWriter::CheckpointWriter(Communicator& job, SaveRequest request)
   }
   job.broadcast_bytes(reply, 0);
   if (reply[0] == '-') {
-    throw StorageError(cat("checkpoint of step ", save.step, " cannot be started: ", reply.substr(1)));
+    throw StorageError(
+        cat("checkpoint of step ", save.step, " cannot be started: ", reply.substr(1)));
   }
   impl_->nonce = reply.substr(1);
   impl_->directory = cat(impl_->target().string(), ".tmp-", impl_->nonce);
@@ -269,12 +292,14 @@ CheckpointWriter::~CheckpointWriter() {
   if (!impl_->finished) impl_->discard();
 }
 
-void CheckpointWriter::add(const std::string& path, const Shape& global, const Box& box, const Tensor& data) {
+void CheckpointWriter::add(const std::string& path, const Shape& global, const Box& box,
+                           const Tensor& data) {
   const std::string why = checkpoint_detail::why_bad_path(path);
   STRATA_CHECK(why.empty(), cat("checkpoint: tensor ", path, ": ", why));
   STRATA_CHECK(data.defined() && data.sizes() == at::IntArrayRef(box.extent),
-               cat("checkpoint: tensor ", path, ": data ", data.defined() ? shape_text(data.sizes()) : "undefined",
-                   " for a box of ", shape_text(box.extent)));
+               cat("checkpoint: tensor ", path, ": data ",
+                   data.defined() ? shape_text(data.sizes()) : "undefined", " for a box of ",
+                   shape_text(box.extent)));
   STRATA_CHECK(checkpoint_detail::box_bytes(global, data.scalar_type()) >= 0,
                cat("checkpoint: tensor ", path, ": shape ", shape_text(global), " is too large"));
   bool inside = box.offset.size() == global.size() && box.extent.size() == global.size();
@@ -291,8 +316,9 @@ void CheckpointWriter::add(const std::string& path, const Shape& global, const B
 }
 
 void CheckpointWriter::add_file(const std::string& name, const std::string& text) {
-  STRATA_CHECK(checkpoint_detail::is_file_name(name) && !starts_with(name, "shard-") && name != "index.h5" &&
-                   name != checkpoint_detail::kManifestName && name != checkpoint_detail::kWriterName,
+  STRATA_CHECK(checkpoint_detail::is_file_name(name) && !starts_with(name, "shard-") &&
+                   name != "index.h5" && name != checkpoint_detail::kManifestName &&
+                   name != checkpoint_detail::kWriterName,
                cat("checkpoint: no file can be added as \"", name, "\""));
   impl_->files[name] = text;
 }
@@ -301,7 +327,8 @@ std::filesystem::path CheckpointWriter::commit() {
   STRATA_CHECK(!impl_->finished, "checkpoint: commit() was called already");
   Communicator& job = impl_->job;
   std::vector<std::vector<checkpoint_detail::Offer>> offers;
-  for (const std::string& bytes : job.all_gather_bytes(checkpoint_detail::encode_offers(impl_->offers))) {
+  for (const std::string& bytes :
+       job.all_gather_bytes(checkpoint_detail::encode_offers(impl_->offers))) {
     offers.push_back(checkpoint_detail::decode_offers(bytes));
   }
   const checkpoint_detail::Assignment plan = checkpoint_detail::assign(offers);
@@ -310,7 +337,8 @@ std::filesystem::path CheckpointWriter::commit() {
   impl_->agree(impl_->guarded([&]() -> std::string {
     std::error_code error;
     if (!std::filesystem::is_directory(impl_->directory, error)) {
-      throw StorageError(cat(impl_->directory.string(), " is not visible here; is it on a file system shared by all hosts?"));
+      throw StorageError(cat(impl_->directory.string(),
+                             " is not visible here; is it on a file system shared by all hosts?"));
     }
     if (job.rank() == 0) impl_->preflight(total);
     return "";
@@ -322,8 +350,8 @@ std::filesystem::path CheckpointWriter::commit() {
   for (size_t rank = 0; rank < me; ++rank) number += plan.tasks[rank].empty() ? 0 : 1;
   const std::vector<std::string> reports = impl_->agree(impl_->guarded([&]() -> std::string {
     if (plan.tasks[me].empty()) return "";
-    const checkpoint_detail::ShardJob shard{impl_->directory, number, impl_->request.step, impl_->request.block_bytes,
-                                            impl_->request.hash};
+    const checkpoint_detail::ShardJob shard{impl_->directory, number, impl_->request.step,
+                                            impl_->request.block_bytes, impl_->request.hash};
     return writer_detail::encode(
         checkpoint_detail::write_shard(shard, impl_->offers, impl_->data, plan.tasks[me]));
   }));

@@ -1,4 +1,5 @@
-// A damaged checkpoint is noticed before any of its values is used, and an older one takes its place.
+// A damaged checkpoint is noticed before any of its values is used, and an older one takes its
+// place.
 #include <gtest/gtest.h>
 
 #include "core/error.h"
@@ -16,7 +17,8 @@ constexpr int kRanks = 3;
 
 std::vector<std::string> file_names(const fs::path& directory) {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(directory)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(directory))
+    names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -25,14 +27,18 @@ void overwrite(const fs::path& path, const std::string& bytes) {
   io::File(path, io::File::Mode::Create).append(bytes);
 }
 
-// Damages the checkpoint and says how. `older`: another checkpoint of the same tensors, whose files have the same names.
+// Damages the checkpoint and says how. `older`: another checkpoint of the same tensors, whose files
+// have the same names.
 std::string damage(const fs::path& checkpoint, const fs::path& older, std::mt19937& random) {
   const std::vector<std::string> names = file_names(checkpoint);
   const std::string name = names[random() % names.size()];
   const fs::path path = checkpoint / name;
   std::string bytes = io::read_text(path);
-  const int first = static_cast<int>(random() % kRanks), second = (first + 1 + static_cast<int>(random() % (kRanks - 1))) % kRanks;
-  const auto shard = [](int number, const char* extension) { return cat("shard-0000", number, extension); };
+  const int first = static_cast<int>(random() % kRanks),
+            second = (first + 1 + static_cast<int>(random() % (kRanks - 1))) % kRanks;
+  const auto shard = [](int number, const char* extension) {
+    return cat("shard-0000", number, extension);
+  };
   switch (random() % 9) {
     case 0:
     case 1: {
@@ -55,21 +61,25 @@ std::string damage(const fs::path& checkpoint, const fs::path& older, std::mt199
       fs::rename(checkpoint / "x", checkpoint / shard(second, ".h5"));
       return cat("shards ", first, " and ", second, " exchanged");
     case 5:
-      fs::copy_file(older / shard(first, ".json"), checkpoint / shard(first, ".json"), fs::copy_options::overwrite_existing);
+      fs::copy_file(older / shard(first, ".json"), checkpoint / shard(first, ".json"),
+                    fs::copy_options::overwrite_existing);
       return cat("old piece table ", first);
     case 6:
-      fs::copy_file(older / shard(first, ".h5"), checkpoint / shard(first, ".h5"), fs::copy_options::overwrite_existing);
+      fs::copy_file(older / shard(first, ".h5"), checkpoint / shard(first, ".h5"),
+                    fs::copy_options::overwrite_existing);
       return cat("old shard ", first);
     case 7: {
       // A lost write: one page of zeros.
       const size_t page = random() % ((bytes.size() + 4095) / 4096) * 4096;
       std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(page),
-                bytes.begin() + static_cast<std::ptrdiff_t>(std::min(page + 4096, bytes.size())), '\0');
+                bytes.begin() + static_cast<std::ptrdiff_t>(std::min(page + 4096, bytes.size())),
+                '\0');
       overwrite(path, bytes);
       return cat("page ", page / 4096, " of ", name, " zeroed");
     }
     default:
-      fs::copy_file(older / "manifest.json", checkpoint / "manifest.json", fs::copy_options::overwrite_existing);
+      fs::copy_file(older / "manifest.json", checkpoint / "manifest.json",
+                    fs::copy_options::overwrite_existing);
       return "old manifest";
   }
 }
@@ -78,7 +88,9 @@ TEST(Corruption, TwoHundredDamagesAreNoticedOrHarmless) {
   const TempFolder folder(TempFolder::Where::Memory);
   const State old_state = sample_state(1), state = sample_state(2);
   const auto save = [&](const fs::path& root, int64_t step, const State& values) {
-    const auto thrown = on_ranks(kRanks, [&](Communicator& job) { save_randomly(job, sample_request(root, step), values, 5); });
+    const auto thrown = on_ranks(kRanks, [&](Communicator& job) {
+      save_randomly(job, sample_request(root, step), values, 5);
+    });
     for (const std::string& what : thrown) ASSERT_EQ(what, "");
   };
   save(folder / "good", 10, old_state);
@@ -123,7 +135,9 @@ TEST(Corruption, TwoHundredDamagesAreNoticedOrHarmless) {
       EXPECT_TRUE(fs::exists(quarantine(*found)));
       // LATEST still names the one set aside: said, and no obstacle.
       found = find_latest(root, [](const std::string& reason) {
-        EXPECT_NE(reason.find("LATEST: names step-000000000020, which is missing"), std::string::npos) << reason;
+        EXPECT_NE(reason.find("LATEST: names step-000000000020, which is missing"),
+                  std::string::npos)
+            << reason;
       });
     }
     ASSERT_TRUE(found.has_value());
@@ -131,7 +145,8 @@ TEST(Corruption, TwoHundredDamagesAreNoticedOrHarmless) {
     EXPECT_EQ(difference(CheckpointReader(*found), old_state), "");
     fs::remove_all(root);
   }
-  // Harmless: the view for people, bytes between tensors, configuration copies (checked when they are used).
+  // Harmless: the view for people, bytes between tensors, configuration copies (checked when they
+  // are used).
   EXPECT_GE(at_start, 80);
   EXPECT_GE(at_use, 20);
   EXPECT_LE(harmless, 80);
@@ -140,7 +155,8 @@ TEST(Corruption, TwoHundredDamagesAreNoticedOrHarmless) {
   RecordProperty("harmless", harmless);
 }
 
-// Each byte of the data is covered: flipping one bit anywhere in a tensor is seen by a read of that tensor.
+// Each byte of the data is covered: flipping one bit anywhere in a tensor is seen by a read of that
+// tensor.
 TEST(Corruption, EveryDataByteIsCovered) {
   const TempFolder folder;
   State state;

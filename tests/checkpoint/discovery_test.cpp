@@ -18,11 +18,14 @@ namespace fs = std::filesystem;
 
 State tiny_state() { return {{"/model/t", random_bytes_tensor({4}, at::kFloat, 1)}}; }
 
-void save(const fs::path& root, int64_t step) { save_whole(sample_request(root, step), tiny_state()); }
+void save(const fs::path& root, int64_t step) {
+  save_whole(sample_request(root, step), tiny_state());
+}
 
 std::set<std::string> names(const fs::path& root) {
   std::set<std::string> out;
-  for (const auto& entry : fs::directory_iterator(root)) out.insert(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(root))
+    out.insert(entry.path().filename().string());
   return out;
 }
 
@@ -48,7 +51,8 @@ TEST(FindLatest, TakesTheNewestValidOneAndReportsTheOthers) {
   EXPECT_EQ(find_latest(folder.path(), messages.sink())->filename(), "step-000000000010");
   ASSERT_EQ(messages.all.size(), 2u);
   EXPECT_NE(messages.all[0].find("no manifest.json"), std::string::npos) << messages.all[0];
-  EXPECT_NE(messages.all[1].find("shard-00000.h5: has 100 bytes"), std::string::npos) << messages.all[1];
+  EXPECT_NE(messages.all[1].find("shard-00000.h5: has 100 bytes"), std::string::npos)
+      << messages.all[1];
 }
 
 TEST(FindLatest, LatestIsAHint) {
@@ -70,7 +74,8 @@ TEST(FindLatest, LatestIsAHint) {
 TEST(FindLatest, IgnoresEverythingElse) {
   const TempFolder folder(TempFolder::Where::Memory);
   save(folder.path(), 10);
-  for (const char* other : {"step-000000000020.tmp-12345678", "step-000000000020.bad-20260101T000000", "step-30", "notes"}) {
+  for (const char* other : {"step-000000000020.tmp-12345678",
+                            "step-000000000020.bad-20260101T000000", "step-30", "notes"}) {
     fs::copy(folder / "step-000000000010", folder / other, fs::copy_options::recursive);
   }
   io::write_text_atomic(folder / "step-000000000040", "a file");
@@ -99,8 +104,8 @@ TEST(Prune, KeepsTheNewestTheArchivedAndTheParent) {
   Messages messages;
   prune(folder.path(), 3, 40, folder / "step-000000000030", messages.sink());
   EXPECT_EQ(names(folder.path()),
-            (std::set<std::string>{"LATEST", "step-000000000030", "step-000000000040", "step-000000000080",
-                                   "step-000000000090", "step-000000000100"}));
+            (std::set<std::string>{"LATEST", "step-000000000030", "step-000000000040",
+                                   "step-000000000080", "step-000000000090", "step-000000000100"}));
   EXPECT_EQ(messages.all.size(), 5u);
 }
 
@@ -110,15 +115,17 @@ TEST(Prune, DamagedOnesDoNotCountAndAreLeftAlone) {
   fs::remove(folder / "step-000000000050/manifest.json");
   Messages messages;
   prune(folder.path(), 2, 0, {}, messages.sink());
-  EXPECT_EQ(names(folder.path()), (std::set<std::string>{"LATEST", "step-000000000040", "step-000000000050",
-                                                         "step-000000000060"}));
+  EXPECT_EQ(names(folder.path()),
+            (std::set<std::string>{"LATEST", "step-000000000040", "step-000000000050",
+                                   "step-000000000060"}));
 }
 
 TEST(Prune, TwoAlwaysStay) {
   const TempFolder folder(TempFolder::Where::Memory);
   for (int64_t step = 1; step <= 4; ++step) save(folder.path(), step);
   prune(folder.path(), 0, 0, {}, ignore);
-  EXPECT_EQ(names(folder.path()), (std::set<std::string>{"LATEST", "step-000000000003", "step-000000000004"}));
+  EXPECT_EQ(names(folder.path()),
+            (std::set<std::string>{"LATEST", "step-000000000003", "step-000000000004"}));
   fs::remove(folder / "step-000000000004/manifest.json");
   save(folder.path(), 5);
   prune(folder.path(), 1, 0, {}, ignore);
@@ -167,7 +174,8 @@ TEST(Leftovers, OfDeadWritersAreRemovedOthersReported) {
   EXPECT_EQ(left.count("step-000000000008.bad-20260101T000000"), 1u);
   EXPECT_EQ(left.count("somebody's"), 1u);
   ASSERT_EQ(messages.all.size(), 2u);
-  EXPECT_NE((messages.all[0] + messages.all[1]).find(cat("process ", ::getpid(), " on this host")), std::string::npos);
+  EXPECT_NE((messages.all[0] + messages.all[1]).find(cat("process ", ::getpid(), " on this host")),
+            std::string::npos);
 }
 
 TEST(Leftovers, AReusedProcessIdIsNotTheWriter) {

@@ -1,4 +1,5 @@
-// A full disk, failing operations and kills at every point of a save: the old checkpoint or the new one, nothing between.
+// A full disk, failing operations and kills at every point of a save: the old checkpoint or the new
+// one, nothing between.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,7 +30,8 @@ State small_state(uint32_t seed) {
 
 std::vector<std::string> entries(const fs::path& root) {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(root)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(root))
+    names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -60,7 +62,8 @@ void fail_at_every(const std::string& op, const std::string& error, int least) {
         save_whole(sample_request(root, 20), small_state(200));
       } catch (const StorageError& failure) {
         failed = true;
-        EXPECT_NE(std::string(failure.what()).find("checkpoint of step 20"), std::string::npos) << failure.what();
+        EXPECT_NE(std::string(failure.what()).find("checkpoint of step 20"), std::string::npos)
+            << failure.what();
       }
     }
     SCOPED_TRACE(cat(op, " ", n));
@@ -111,12 +114,15 @@ TEST(SaveFaults, ADiskThatStaysFullLeavesNoTemporaryFiles) {
 
 TEST(SaveFaults, ShortWritesAndInterruptionsAreInvisible) {
   const TempFolder folder(TempFolder::Where::Memory);
-  const Faults faults("write:1=EINTR,write:3=EINTR,write:4=SHORT,write:5=SHORT,write:6=EINTR,write:8+=SHORT,sync:1=EINTR,sync:3=EINTR");
+  const Faults faults(
+      "write:1=EINTR,write:3=EINTR,write:4=SHORT,write:5=SHORT,write:6=EINTR,write:8+=SHORT,sync:1="
+      "EINTR,sync:3=EINTR");
   const fs::path saved = save_whole(sample_request(folder.path(), 1), sample_state(1));
   EXPECT_EQ(difference(CheckpointReader(saved), sample_state(1)), "");
 }
 
-// Kills a saving child before every operation of a kind. `again`: it saves the step that is already there.
+// Kills a saving child before every operation of a kind. `again`: it saves the step that is already
+// there.
 void kill_at_every(const std::string& op, bool again, int least) {
   const TempFolder folder(TempFolder::Where::Memory);
   int n = 1, old_found = 0, new_found = 0;
@@ -143,12 +149,15 @@ void kill_at_every(const std::string& op, bool again, int least) {
     // The next start cleans up, whatever the kill left.
     for (const auto& entry : fs::directory_iterator(root)) {
       if (entry.path().filename().string().find(".tmp-") != std::string::npos) {
-        fs::last_write_time(entry.path(), fs::file_time_type::clock::now() - std::chrono::minutes(5));
+        fs::last_write_time(entry.path(),
+                            fs::file_time_type::clock::now() - std::chrono::minutes(5));
       }
     }
     remove_leftovers(root, [](const std::string& text) { ADD_FAILURE() << text; });
     for (const std::string& name : entries(root)) {
-      EXPECT_TRUE(name.find(".tmp-") == std::string::npos && name.find(".del-") == std::string::npos) << name;
+      EXPECT_TRUE(name.find(".tmp-") == std::string::npos &&
+                  name.find(".del-") == std::string::npos)
+          << name;
     }
     save_whole(sample_request(root, 30), small_state(300));
     EXPECT_EQ(CheckpointReader(*find_latest(root, ignore)).step(), 30);
@@ -174,10 +183,14 @@ TEST(SaveKills, WhileReplacingAStep) {
 TEST(SaveFaults, OneRankThatFailsIsHeardByAll) {
   const TempFolder folder(TempFolder::Where::Memory);
   const State state = sample_state(1);
-  on_ranks(3, [&](Communicator& job) { save_randomly(job, sample_request(folder.path(), 10), state, 5); });
+  on_ranks(3, [&](Communicator& job) {
+    save_randomly(job, sample_request(folder.path(), 10), state, 5);
+  });
   for (int n = 1; n <= 30; n += 3) {
     const Faults faults(cat("write:", n, "=ENOSPC"));
-    const auto thrown = on_ranks(3, [&](Communicator& job) { save_randomly(job, sample_request(folder.path(), 20), state, 6); });
+    const auto thrown = on_ranks(3, [&](Communicator& job) {
+      save_randomly(job, sample_request(folder.path(), 20), state, 6);
+    });
     EXPECT_EQ(thrown[0], thrown[1]);
     EXPECT_EQ(thrown[0], thrown[2]);
     if (thrown[0].empty()) {
@@ -187,7 +200,9 @@ TEST(SaveFaults, OneRankThatFailsIsHeardByAll) {
     EXPECT_NE(thrown[0].find("checkpoint of step 20"), std::string::npos) << thrown[0];
     EXPECT_NE(thrown[0].find("No space left"), std::string::npos) << thrown[0];
     const auto left = entries(folder.path());
-    EXPECT_TRUE(std::none_of(left.begin(), left.end(), [](const std::string& e) { return e.find(".tmp-") != std::string::npos; }));
+    EXPECT_TRUE(std::none_of(left.begin(), left.end(), [](const std::string& e) {
+      return e.find(".tmp-") != std::string::npos;
+    }));
   }
 }
 

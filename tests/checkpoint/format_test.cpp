@@ -13,10 +13,11 @@
 #include "parallel/checkpoint/tiling.h"
 #include "tests/checkpoint/sample_state.h"
 
-namespace strata::test {
+namespace strata::checkpoint_detail {
 namespace format_test {
 
-using namespace strata::checkpoint_detail;  // NOLINT: the folder under test
+using test::random_tiling;
+using test::sample_state;
 
 std::vector<const Box*> pointers(const std::vector<Box>& boxes) {
   std::vector<const Box*> out;
@@ -25,11 +26,13 @@ std::vector<const Box*> pointers(const std::vector<Box>& boxes) {
 }
 
 TEST(Names, TensorPaths) {
-  for (const char* good : {"/model/a", "/optim/a.b/m", "/optim/a/soap/whole/Q_L", "/state/x", "/model_ema/a"}) {
+  for (const char* good :
+       {"/model/a", "/optim/a.b/m", "/optim/a/soap/whole/Q_L", "/state/x", "/model_ema/a"}) {
     EXPECT_EQ(why_bad_path(good), "") << good;
   }
-  for (const char* bad : {"", "/", "/model", "/model/", "model/a", "/models/a", "/model//a", "/model/../a", "/model/./a", "/model/a/..",
-                          "/model/a%b", "/model/a@1", "/model/a\n", "/model/a\x7f"}) {
+  for (const char* bad :
+       {"", "/", "/model", "/model/", "model/a", "/models/a", "/model//a", "/model/../a",
+        "/model/./a", "/model/a/..", "/model/a%b", "/model/a@1", "/model/a\n", "/model/a\x7f"}) {
     EXPECT_NE(why_bad_path(bad), "") << bad;
   }
   EXPECT_NE(why_bad_path("/model/" + std::string(600, 'x')), "");
@@ -37,12 +40,14 @@ TEST(Names, TensorPaths) {
 
 TEST(Names, FilesAndSteps) {
   EXPECT_TRUE(is_file_name("shard-00001.h5"));
-  for (const char* bad : {"", ".", "..", ".x", "a/b", "a b", "a\\b"}) EXPECT_FALSE(is_file_name(bad)) << bad;
+  for (const char* bad : {"", ".", "..", ".x", "a/b", "a b", "a\\b"})
+    EXPECT_FALSE(is_file_name(bad)) << bad;
   EXPECT_FALSE(is_file_name(std::string(65, 'x')));
   EXPECT_EQ(step_name(12), "step-000000000012");
   EXPECT_EQ(parse_step_name("step-000000000012"), 12);
   EXPECT_EQ(parse_step_name("step-999999999999"), 999999999999);
-  for (const char* bad : {"step-12", "step-00000000001x", "step-000000000012.tmp-1", "Step-000000000012", "step--00000000012"}) {
+  for (const char* bad : {"step-12", "step-00000000001x", "step-000000000012.tmp-1",
+                          "Step-000000000012", "step--00000000012"}) {
     EXPECT_EQ(parse_step_name(bad), -1) << bad;
   }
   EXPECT_EQ(dataset_name("/model/a", 0), "/model/a");
@@ -51,7 +56,8 @@ TEST(Names, FilesAndSteps) {
 
 Sidecar sample_sidecar() {
   Sidecar sidecar{"shard-00003.h5", 100000, 4096, {}};
-  sidecar.pieces.push_back({"/model/a", at::kFloat, {64, 32}, {{0, 0}, {40, 32}}, 4096, 5120, {1, 0xdeadbeef}});
+  sidecar.pieces.push_back(
+      {"/model/a", at::kFloat, {64, 32}, {{0, 0}, {40, 32}}, 4096, 5120, {1, 0xdeadbeef}});
   sidecar.pieces.push_back({"/model/s", at::kDouble, {}, {{}, {}}, 2048, 8, {7}});
   sidecar.pieces.push_back({"/model/e", at::kBFloat16, {0, 3}, {{0, 0}, {0, 3}}, 0, 0, {}});
   return sidecar;
@@ -98,16 +104,29 @@ TEST(SidecarText, SealedNonsenseIsRefused) {
   };
   EXPECT_NO_THROW(parse_sidecar(resealed(good), "x"));
   const std::pair<const char*, const char*> cases[] = {
-      {"\"/model/a\"", "\"/model/../a\""}, {"\"/model/a\"", "7"},       {"\"f32\"", "\"f33\""},
-      {"5120", "5124"},                    {"5120", "-5120"},           {"5120", "5120.5"},
-      {"4096,\n   5120", "99000,\n   5120"}, {"4096,\n   5120", "9223372036854775807,\n   5120"},
-      {"\"00000001deadbeef\"", "\"00000001deadbee\""}, {"\"00000001deadbeef\"", "\"00000001deadbeeg\""},
-      {"\"00000001deadbeef\"", "\"\""},    {" \"block\": 4096", " \"block\": 0"}, {" \"block\": 4096", " \"block\": -1"},
-      {"shard-00003.h5", "../shard.h5"},   {"\"pieces\": [", "\"pieces\": [1,"}, {"\"bytes\": 100000", "\"bytes\": 4100"},
-      {"    40,\n", "    65,\n"},           {"    64,\n", "    4611686018427387904,\n"},
+      {"\"/model/a\"", "\"/model/../a\""},
+      {"\"/model/a\"", "7"},
+      {"\"f32\"", "\"f33\""},
+      {"5120", "5124"},
+      {"5120", "-5120"},
+      {"5120", "5120.5"},
+      {"4096,\n   5120", "99000,\n   5120"},
+      {"4096,\n   5120", "9223372036854775807,\n   5120"},
+      {"\"00000001deadbeef\"", "\"00000001deadbee\""},
+      {"\"00000001deadbeef\"", "\"00000001deadbeeg\""},
+      {"\"00000001deadbeef\"", "\"\""},
+      {" \"block\": 4096", " \"block\": 0"},
+      {" \"block\": 4096", " \"block\": -1"},
+      {"shard-00003.h5", "../shard.h5"},
+      {"\"pieces\": [", "\"pieces\": [1,"},
+      {"\"bytes\": 100000", "\"bytes\": 4100"},
+      {"    40,\n", "    65,\n"},
+      {"    64,\n", "    4611686018427387904,\n"},
       {" \"bytes\": 100000", " \"bytes\": 100000, \"bytes\": 1"}};
-  for (const auto& [from, to] : cases) EXPECT_THROW(parse_sidecar(with(from, to), "x"), CheckpointError) << from << " " << to;
-  std::string deep = with("\"pieces\": [", "\"more\": " + std::string(100, '[') + std::string(100, ']') + ", \"pieces\": [");
+  for (const auto& [from, to] : cases)
+    EXPECT_THROW(parse_sidecar(with(from, to), "x"), CheckpointError) << from << " " << to;
+  std::string deep = with("\"pieces\": [", "\"more\": " + std::string(100, '[') +
+                                               std::string(100, ']') + ", \"pieces\": [");
   EXPECT_THROW(parse_sidecar(deep, "x"), CheckpointError);
 }
 
@@ -115,8 +134,10 @@ Manifest sample_manifest() {
   Manifest manifest;
   manifest.step = 7;
   manifest.time_utc = "2026-08-01T10:15:00Z";
-  manifest.files = {{"shard-00000.h5", "shard", 10, ""}, {"shard-00000.json", "sidecar", 20, "0000000a"}};
-  manifest.state = {{"a", "12"}, {"b", "\"text\""}, {"c", "[1, 2]"}, {"self", "{\"self\": \"00000000\"}"}};
+  manifest.files = {{"shard-00000.h5", "shard", 10, ""},
+                    {"shard-00000.json", "sidecar", 20, "0000000a"}};
+  manifest.state = {
+      {"a", "12"}, {"b", "\"text\""}, {"c", "[1, 2]"}, {"self", "{\"self\": \"00000000\"}"}};
   manifest.aliases = {{"self", "\n \"self\": \"12345678\""}};
   return manifest;
 }
@@ -168,7 +189,8 @@ TEST(Tiling, RefusesAThousandWrongTables) {
   for (int trial = 0; wrong < 1000; ++trial) {
     Shape shape;
     for (uint32_t i = 0; i < 1 + random() % 4; ++i) shape.push_back(2 + random() % 8);
-    std::vector<Box> boxes = random_tiling(at::empty(shape, at::kByte), 1 + static_cast<int>(random() % 12), random);
+    std::vector<Box> boxes =
+        random_tiling(at::empty(shape, at::kByte), 1 + static_cast<int>(random() % 12), random);
     const std::vector<Box> before = boxes;
     const size_t which = random() % boxes.size(), axis = random() % shape.size();
     Box& box = boxes[which];
@@ -183,7 +205,9 @@ TEST(Tiling, RefusesAThousandWrongTables) {
         box.extent[axis] += box.offset[axis] + box.extent[axis] < shape[axis] ? 1 : -1;
         break;
       case 3:
-        box.offset[axis] += box.offset[axis] + box.extent[axis] < shape[axis] ? 1 : box.offset[axis] > 0 ? -1 : 0;
+        box.offset[axis] += box.offset[axis] + box.extent[axis] < shape[axis] ? 1
+                            : box.offset[axis] > 0                            ? -1
+                                                                              : 0;
         break;
       case 4:
         box = boxes[random() % boxes.size()];
@@ -202,11 +226,12 @@ TEST(Tiling, ScalarsEmptiesAndHostileTables) {
   EXPECT_NE(why_not_tiled({}, {}), "");
   EXPECT_EQ(why_not_tiled({0, 3}, {&empty}), "");
   EXPECT_NE(why_not_tiled({0, 3}, {}), "");
-  // Ten thousand columns and rows are fine; a quarter of a million boxes side by side, or on top of each other, are refused
-  // in bounded time.
+  // Ten thousand columns and rows are fine; a quarter of a million boxes side by side, or on top of
+  // each other, are refused in bounded time.
   const auto grid = [](int64_t rows, int64_t columns) {
     std::vector<Box> boxes;
-    for (int64_t i = 0; i < rows * columns; ++i) boxes.push_back({{i / columns, i % columns, 0}, {1, 1, 1000}});
+    for (int64_t i = 0; i < rows * columns; ++i)
+      boxes.push_back({{i / columns, i % columns, 0}, {1, 1, 1000}});
     return boxes;
   };
   std::vector<Box> boxes = grid(100, 100);
@@ -214,7 +239,8 @@ TEST(Tiling, ScalarsEmptiesAndHostileTables) {
   boxes.back() = boxes.front();
   EXPECT_NE(why_not_tiled({100, 100, 1000}, pointers(boxes)), "");
   boxes = grid(500, 500);
-  EXPECT_NE(why_not_tiled({500, 500, 1000}, pointers(boxes)).find("too long to check"), std::string::npos);
+  EXPECT_NE(why_not_tiled({500, 500, 1000}, pointers(boxes)).find("too long to check"),
+            std::string::npos);
   boxes.assign(250000, boxes.front());
   EXPECT_NE(why_not_tiled({500, 500, 1000}, pointers(boxes)).find("overlap"), std::string::npos);
 }
@@ -249,7 +275,8 @@ void expect_covers(const Assignment& plan, const std::vector<std::vector<Offer>>
     }
     EXPECT_EQ(bytes, plan.bytes[rank]);
   }
-  for (const auto& [path, shape] : shapes) EXPECT_EQ(why_not_tiled(shape, pointers(boxes[path])), "") << path;
+  for (const auto& [path, shape] : shapes)
+    EXPECT_EQ(why_not_tiled(shape, pointers(boxes[path])), "") << path;
 }
 
 TEST(Assign, ReplicatedTensorsAreSharedEvenly) {
@@ -282,14 +309,16 @@ TEST(Assign, ReplicatedBoxesFillUpUnevenShards) {
   std::vector<std::vector<Offer>> offers(3);
   offers[0] = offer("/model/a", {4000, 256}, {{0, 0}, {3000, 256}});
   offers[1] = offer("/model/a", {4000, 256}, {{3000, 0}, {1000, 256}});
-  for (auto& rank : offers) rank.push_back({"/model/b", at::kFloat, {6000, 256}, {{0, 0}, {6000, 256}}});
+  for (auto& rank : offers)
+    rank.push_back({"/model/b", at::kFloat, {6000, 256}, {{0, 0}, {6000, 256}}});
   const Assignment plan = assign(offers);
   EXPECT_LE(unevenness(plan), 1.05);
   expect_covers(plan, offers);
 }
 
 TEST(Assign, CutsBoxesAboveTheLimitAlongAxis0) {
-  const std::vector<std::vector<Offer>> offers = {offer("/model/a", {1000, 100}, {{0, 0}, {1000, 100}})};
+  const std::vector<std::vector<Offer>> offers = {
+      offer("/model/a", {1000, 100}, {{0, 0}, {1000, 100}})};
   const Assignment plan = assign(offers, 90000);
   EXPECT_EQ(plan.tasks[0].size(), 5u);
   for (const Task& task : plan.tasks[0]) EXPECT_LE(task.bytes, 90000);
@@ -305,7 +334,8 @@ TEST(Assign, IsTheSameOnEveryRankAndForEveryOrderOfOffers) {
   for (const auto& [path, tensor] : sample_state(1)) {
     for (const Box& box : random_tiling(tensor, 4, random)) {
       for (size_t rank = 0; rank < 3; ++rank) {
-        if (rank == 0 || random() % 2 == 0) offers[rank].push_back({path, tensor.scalar_type(), tensor.sizes().vec(), box});
+        if (rank == 0 || random() % 2 == 0)
+          offers[rank].push_back({path, tensor.scalar_type(), tensor.sizes().vec(), box});
       }
     }
   }
@@ -322,7 +352,8 @@ TEST(Assign, IsTheSameOnEveryRankAndForEveryOrderOfOffers) {
     ASSERT_EQ(again.tasks[rank].size(), plan.tasks[rank].size());
     for (size_t i = 0; i < plan.tasks[rank].size(); ++i) {
       EXPECT_EQ(again.tasks[rank][i].box, plan.tasks[rank][i].box);
-      EXPECT_EQ(shuffled[rank][again.tasks[rank][i].offer].path, offers[rank][plan.tasks[rank][i].offer].path);
+      EXPECT_EQ(shuffled[rank][again.tasks[rank][i].offer].path,
+                offers[rank][plan.tasks[rank][i].offer].path);
     }
   }
   EXPECT_THROW(decode_offers("x"), InternalError);
@@ -330,4 +361,4 @@ TEST(Assign, IsTheSameOnEveryRankAndForEveryOrderOfOffers) {
 }
 
 }  // namespace format_test
-}  // namespace strata::test
+}  // namespace strata::checkpoint_detail

@@ -69,7 +69,8 @@ TEST(CkptInspect, ManifestTensorsAndStatistics) {
   EXPECT_EQ(summary.tensors[2].statistics->greatest, 3);
   EXPECT_EQ(summary.tensors[3].statistics->mean, 0);
   const std::string text = inspect_text(summary);
-  for (const char* part : {"/model/a", "f32", "[10]", "run-1", "optim.step = 5", "lm_head.weight = model.embeddings.weight"}) {
+  for (const char* part : {"/model/a", "f32", "[10]", "run-1", "optim.step = 5",
+                           "lm_head.weight = model.embeddings.weight"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part;
   }
   const json parsed = json::parse(inspect_json(summary));
@@ -90,10 +91,13 @@ TEST(CkptVerify, QuickAndFull) {
   EXPECT_TRUE(report.problems.empty());
   EXPECT_EQ(report.blocks, 5);
   EXPECT_EQ(report.bytes, 20000);
-  EXPECT_NE(verify_text(report).find("good; 1 tensors, 5 blocks"), std::string::npos) << verify_text(report);
+  EXPECT_NE(verify_text(report).find("good; 1 tensors, 5 blocks"), std::string::npos)
+      << verify_text(report);
   const std::string bytes = io::read_text(saved / "shard-00000.h5");
-  const size_t at = bytes.find(std::string(static_cast<const char*>(state["/model/a"].const_data_ptr()), 64));
-  io::File(saved / "shard-00000.h5", io::File::Mode::ReadWrite).write_at(static_cast<int64_t>(at + 10), "??", 2);
+  const size_t at =
+      bytes.find(std::string(static_cast<const char*>(state["/model/a"].const_data_ptr()), 64));
+  io::File(saved / "shard-00000.h5", io::File::Mode::ReadWrite)
+      .write_at(static_cast<int64_t>(at + 10), "??", 2);
   EXPECT_TRUE(verify_checkpoint(saved, VerifyDepth::Quick).problems.empty());
   report = verify_checkpoint(saved, VerifyDepth::Full);
   ASSERT_EQ(report.problems.size(), 1u);
@@ -118,7 +122,9 @@ TEST(CkptDiff, EqualDifferentAndStructure) {
   EXPECT_TRUE(same.same());
   EXPECT_TRUE(same.by_hash);
   EXPECT_EQ(same.compared, 2);
-  EXPECT_NE(diff_text(same).find("2 tensors in both, 0 differ (weights equal by hash)"), std::string::npos) << diff_text(same);
+  EXPECT_NE(diff_text(same).find("2 tensors in both, 0 differ (weights equal by hash)"),
+            std::string::npos)
+      << diff_text(same);
 
   State changed = state;
   changed["/model/a"] = state["/model/a"].clone();
@@ -148,7 +154,8 @@ TEST(CkptDiff, EqualDifferentAndStructure) {
   EXPECT_EQ(json::parse(diff_json(report))["same"], false);
   changed = state;
   changed["/model/a"] = state["/model/a"].to(at::kDouble);
-  EXPECT_EQ(diff_checkpoints(first, save(folder / "e", 1, changed)).differences[0].structure, "type f32 and f64");
+  EXPECT_EQ(diff_checkpoints(first, save(folder / "e", 1, changed)).differences[0].structure,
+            "type f32 and f64");
   EXPECT_THROW(diff_checkpoints(first, folder / "none"), CheckpointError);
 }
 
@@ -157,7 +164,8 @@ TEST(CkptDiff, NanAgainstANumberIsInfinitelyFar) {
   State state, other;
   state["/model/a"] = at::zeros({3});
   other["/model/a"] = at::full({3}, std::numeric_limits<double>::quiet_NaN(), at::kFloat);
-  const DiffReport report = diff_checkpoints(save(folder / "a", 1, state), save(folder / "b", 1, other), {.tolerance = 1e30});
+  const DiffReport report = diff_checkpoints(save(folder / "a", 1, state),
+                                             save(folder / "b", 1, other), {.tolerance = 1e30});
   ASSERT_EQ(report.differences.size(), 1u);
   EXPECT_TRUE(std::isinf(report.differences[0].max_absolute));
   EXPECT_EQ(json::parse(diff_json(report))["differences"][0]["max_absolute"], "inf");
@@ -169,11 +177,13 @@ TEST(CkptDiff, ConfigurationLinesAreShownButDoNotDecide) {
   const auto save_with = [&](const std::string& name, const std::string& config) {
     const auto job = make_self_communicator();
     CheckpointWriter writer(*job, sample_request(folder / name, 1));
-    for (const auto& [path, tensor] : state) writer.add(path, tensor.sizes().vec(), whole_box(tensor), tensor);
+    for (const auto& [path, tensor] : state)
+      writer.add(path, tensor.sizes().vec(), whole_box(tensor), tensor);
     writer.add_file("config.ini", config);
     return writer.commit();
   };
-  const DiffReport report = diff_checkpoints(save_with("a", "[train]\nlr = 1\n"), save_with("b", "[train]\nlr = 2\n"));
+  const DiffReport report =
+      diff_checkpoints(save_with("a", "[train]\nlr = 1\n"), save_with("b", "[train]\nlr = 2\n"));
   EXPECT_TRUE(report.same());
   EXPECT_EQ(report.config, (std::vector<std::string>{"- lr = 1", "+ lr = 2"}));
 }

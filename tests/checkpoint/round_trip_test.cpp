@@ -39,8 +39,8 @@ TEST(Checkpoint, HoldsWhatWasSaved) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 2);
   for (const auto& entry : fs::directory_iterator(saved)) {
     const std::string name = entry.path().filename().string();
-    EXPECT_TRUE(name == "manifest.json" || name == "shard-00000.h5" || name == "shard-00000.json" || name == "index.h5" ||
-                name == "config.ini" || name == "plan.json")
+    EXPECT_TRUE(name == "manifest.json" || name == "shard-00000.h5" || name == "shard-00000.json" ||
+                name == "index.h5" || name == "config.ini" || name == "plan.json")
         << name;
   }
 }
@@ -50,11 +50,13 @@ TEST(Checkpoint, EveryTypeAndShape) {
   State state;
   uint32_t seed = 1;
   for (const at::ScalarType dtype :
-       {at::kBool, at::kByte, at::kChar, at::kShort, at::ScalarType::UInt16, at::kHalf, at::kBFloat16, at::kInt,
-        at::ScalarType::UInt32, at::kFloat, at::kDouble, at::kLong, at::ScalarType::UInt64, at::ScalarType::Float8_e4m3fn,
-        at::ScalarType::Float8_e5m2}) {
-    for (const Shape& shape : {Shape{}, Shape{1}, Shape{0}, Shape{3, 0, 2}, Shape{1, 1, 1}, Shape{7, 5}, Shape{50, 70}}) {
-      state[cat("/state/", dtype_name(dtype), ".", state.size())] = random_bytes_tensor(shape, dtype, seed++);
+       {at::kBool, at::kByte, at::kChar, at::kShort, at::ScalarType::UInt16, at::kHalf,
+        at::kBFloat16, at::kInt, at::ScalarType::UInt32, at::kFloat, at::kDouble, at::kLong,
+        at::ScalarType::UInt64, at::ScalarType::Float8_e4m3fn, at::ScalarType::Float8_e5m2}) {
+    for (const Shape& shape : {Shape{}, Shape{1}, Shape{0}, Shape{3, 0, 2}, Shape{1, 1, 1},
+                               Shape{7, 5}, Shape{50, 70}}) {
+      state[cat("/state/", dtype_name(dtype), ".", state.size())] =
+          random_bytes_tensor(shape, dtype, seed++);
     }
   }
   const CheckpointReader reader(save_whole(sample_request(folder.path(), 0), state));
@@ -67,7 +69,8 @@ TEST(Checkpoint, AnyNumberOfRanksWritesAndAnyBoxIsRead) {
   for (int trial = 0; trial < 12; ++trial) {
     const int ranks = 1 + trial % 5;
     const auto thrown = on_ranks(ranks, [&](Communicator& job) {
-      save_randomly(job, sample_request(folder.path(), trial), state, static_cast<uint32_t>(100 + trial));
+      save_randomly(job, sample_request(folder.path(), trial), state,
+                    static_cast<uint32_t>(100 + trial));
     });
     for (const std::string& what : thrown) ASSERT_EQ(what, "");
     const auto latest = find_latest(folder.path(), [](const std::string& text) { FAIL() << text; });
@@ -84,9 +87,11 @@ TEST(Checkpoint, AnyNumberOfRanksWritesAndAnyBoxIsRead) {
       for (size_t axis = 0; axis < box.offset.size(); ++axis) {
         const int64_t size = box.extent[axis];
         box.offset[axis] = static_cast<int64_t>(random() % static_cast<uint32_t>(size + 1));
-        box.extent[axis] = static_cast<int64_t>(random() % static_cast<uint32_t>(size - box.offset[axis] + 1));
+        box.extent[axis] =
+            static_cast<int64_t>(random() % static_cast<uint32_t>(size - box.offset[axis] + 1));
       }
-      EXPECT_TRUE(same_bytes(reader.read(chosen->first, box), box_of(chosen->second, box))) << chosen->first;
+      EXPECT_TRUE(same_bytes(reader.read(chosen->first, box), box_of(chosen->second, box)))
+          << chosen->first;
     }
   }
 }
@@ -98,7 +103,8 @@ TEST(Checkpoint, ManyBlocksAndPartialBlocks) {
   state["/model/long"] = at::arange(123457, at::kShort);
   const CheckpointReader reader(save_whole(sample_request(folder.path(), 1), state));
   EXPECT_EQ(difference(reader, state), "");
-  for (const Box& box : {Box{{17, 0}, {1, 1000}}, Box{{0, 999}, {300, 1}}, Box{{100, 3}, {150, 990}}, Box{{299, 998}, {1, 2}}}) {
+  for (const Box& box : {Box{{17, 0}, {1, 1000}}, Box{{0, 999}, {300, 1}},
+                         Box{{100, 3}, {150, 990}}, Box{{299, 998}, {1, 2}}}) {
     EXPECT_TRUE(same_bytes(reader.read("/model/wide", box), box_of(state["/model/wide"], box)));
   }
 }
@@ -113,7 +119,8 @@ TEST(Checkpoint, ReadsOnlyTheBlocksItNeeds) {
   const fs::path saved = writer.commit();
   // Damage row 40.
   const std::string bytes = io::read_text(saved / "shard-00000.h5");
-  const std::string row(reinterpret_cast<const char*>(state["/model/t"][40].const_data_ptr()), 4096);
+  const std::string row(reinterpret_cast<const char*>(state["/model/t"][40].const_data_ptr()),
+                        4096);
   const size_t at = bytes.find(row);
   ASSERT_NE(at, std::string::npos);
   {
@@ -121,9 +128,12 @@ TEST(Checkpoint, ReadsOnlyTheBlocksItNeeds) {
     file.write_at(static_cast<int64_t>(at) + 100, "x", 1);
   }
   const CheckpointReader reader(saved);
-  EXPECT_TRUE(same_bytes(reader.read("/model/t", {{0, 0}, {40, 1024}}), state["/model/t"].narrow(0, 0, 40)));
-  EXPECT_TRUE(same_bytes(reader.read("/model/t", {{41, 5}, {23, 7}}), box_of(state["/model/t"], {{41, 5}, {23, 7}})));
-  for (const Box& box : {Box{{40, 0}, {1, 1}}, Box{{0, 1023}, {64, 1}}, Box{{0, 0}, {64, 1024}}, Box{{40, 0}, {1, 1024}}}) {
+  EXPECT_TRUE(same_bytes(reader.read("/model/t", {{0, 0}, {40, 1024}}),
+                         state["/model/t"].narrow(0, 0, 40)));
+  EXPECT_TRUE(same_bytes(reader.read("/model/t", {{41, 5}, {23, 7}}),
+                         box_of(state["/model/t"], {{41, 5}, {23, 7}})));
+  for (const Box& box : {Box{{40, 0}, {1, 1}}, Box{{0, 1023}, {64, 1}}, Box{{0, 0}, {64, 1024}},
+                         Box{{40, 0}, {1, 1024}}}) {
     try {
       reader.read("/model/t", box);
       FAIL();
@@ -170,12 +180,14 @@ TEST(Checkpoint, TheHashDoesNotDependOnTheTiling) {
   }
   uint64_t expected = 0;
   for (const auto& [path, tensor] : state) {
-    if (path.rfind("/model/", 0) == 0) expected += element_hash(path, tensor.sizes().vec(), whole_box(tensor), tensor);
+    if (path.rfind("/model/", 0) == 0)
+      expected += element_hash(path, tensor.sizes().vec(), whole_box(tensor), tensor);
   }
   EXPECT_EQ(std::stoull(hashes[0], nullptr, 16), expected);
   State changed = state;
   changed["/model/scalar"] = random_bytes_tensor({}, at::kDouble, 99);
-  EXPECT_NE(CheckpointReader(save_whole(sample_request(folder.path(), 9), changed)).model_hash(), hashes[0]);
+  EXPECT_NE(CheckpointReader(save_whole(sample_request(folder.path(), 9), changed)).model_hash(),
+            hashes[0]);
   SaveRequest without = sample_request(folder.path(), 10);
   without.hash = false;
   EXPECT_EQ(CheckpointReader(save_whole(without, state)).model_hash(), "");
@@ -184,18 +196,23 @@ TEST(Checkpoint, TheHashDoesNotDependOnTheTiling) {
 TEST(Checkpoint, TheViewShowsWholeTensors) {
   const TempFolder folder;
   const State state = sample_state(5);
-  on_ranks(3, [&](Communicator& job) { save_randomly(job, sample_request(folder.path(), 1), state, 11); });
+  on_ranks(3, [&](Communicator& job) {
+    save_randomly(job, sample_request(folder.path(), 1), state, 11);
+  });
   const io::HdfFile view((folder / "step-000000000001/index.h5").string(), io::HdfFile::Mode::Read);
   EXPECT_EQ(view.datasets().size(), state.size());
   for (const auto& [path, tensor] : state) {
     const Tensor shown = view.read(path);
-    EXPECT_TRUE(same_bytes(tensor.dim() == 0 ? shown.view(at::IntArrayRef{}) : shown, tensor)) << path;
+    EXPECT_TRUE(same_bytes(tensor.dim() == 0 ? shown.view(at::IntArrayRef{}) : shown, tensor))
+        << path;
   }
   // A shard by itself says where its boxes belong.
-  const io::HdfFile shard((folder / "step-000000000001/shard-00000.h5").string(), io::HdfFile::Mode::Read);
+  const io::HdfFile shard((folder / "step-000000000001/shard-00000.h5").string(),
+                          io::HdfFile::Mode::Read);
   EXPECT_EQ(shard.text_attribute("/", "format"), "strata-ckpt");
   for (const std::string& dataset : shard.datasets()) {
-    EXPECT_TRUE(shard.has_attribute(dataset, "global_shape") && shard.has_attribute(dataset, "global_offset"));
+    EXPECT_TRUE(shard.has_attribute(dataset, "global_shape") &&
+                shard.has_attribute(dataset, "global_offset"));
   }
 }
 
@@ -236,12 +253,14 @@ TEST(Checkpoint, RefusesATensorThatDoesNotFitTheDisk) {
   const auto job = make_self_communicator();
   CheckpointWriter writer(*job, sample_request(folder.path(), 2));
   const int64_t petabyte = int64_t{1} << 50;
-  writer.add("/model/huge", {petabyte}, {{0}, {petabyte}}, at::zeros({1}, at::kByte).expand({petabyte}));
+  writer.add("/model/huge", {petabyte}, {{0}, {petabyte}},
+             at::zeros({1}, at::kByte).expand({petabyte}));
   try {
     writer.commit();
     FAIL();
   } catch (const StorageError& error) {
-    EXPECT_NE(std::string(error.what()).find("the checkpoint needs"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("the checkpoint needs"), std::string::npos)
+        << error.what();
     EXPECT_NE(std::string(error.what()).find("free are"), std::string::npos) << error.what();
   }
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 2);
@@ -266,12 +285,15 @@ TEST(Checkpoint, BrokenPromisesAreInternalErrors) {
   }
   const auto commit = [&](const std::vector<std::pair<Shape, Box>>& boxes) {
     CheckpointWriter writer(*job, sample_request(folder.path(), 1));
-    for (const auto& [global, box] : boxes) writer.add("/model/t", global, box, at::zeros(box.extent));
+    for (const auto& [global, box] : boxes)
+      writer.add("/model/t", global, box, at::zeros(box.extent));
     writer.commit();
   };
-  EXPECT_THROW(commit({{{4, 4}, {{0, 0}, {3, 4}}}}), InternalError);                                   // a hole
-  EXPECT_THROW(commit({{{4, 4}, {{0, 0}, {3, 4}}}, {{4, 4}, {{2, 0}, {2, 4}}}}), InternalError);       // an overlap
-  EXPECT_THROW(commit({{{4, 4}, {{0, 0}, {2, 4}}}, {{8, 4}, {{2, 0}, {2, 4}}}}), InternalError);       // other shapes
+  EXPECT_THROW(commit({{{4, 4}, {{0, 0}, {3, 4}}}}), InternalError);  // a hole
+  EXPECT_THROW(commit({{{4, 4}, {{0, 0}, {3, 4}}}, {{4, 4}, {{2, 0}, {2, 4}}}}),
+               InternalError);  // an overlap
+  EXPECT_THROW(commit({{{4, 4}, {{0, 0}, {2, 4}}}, {{8, 4}, {{2, 0}, {2, 4}}}}),
+               InternalError);  // other shapes
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 0);
 }
 
@@ -308,13 +330,15 @@ TEST(ElementHash, SumsOverAnyTilingAndSeesEveryBit) {
     const uint64_t whole = element_hash("/model/t", shape, whole_box(tensor), tensor);
     for (int trial = 0; trial < 20; ++trial) {
       uint64_t sum = 0;
-      for (const Box& box : random_tiling(tensor, 6, random)) sum += element_hash("/model/t", shape, box, box_of(tensor, box));
+      for (const Box& box : random_tiling(tensor, 6, random))
+        sum += element_hash("/model/t", shape, box, box_of(tensor, box));
       EXPECT_EQ(sum, whole);
     }
     EXPECT_NE(element_hash("/model/u", shape, whole_box(tensor), tensor), whole);
     for (size_t bit = 0; bit < tensor.nbytes() * 8; bit += 13) {
       Tensor changed = tensor.clone();
-      static_cast<unsigned char*>(changed.data_ptr())[bit / 8] ^= static_cast<unsigned char>(1u << (bit % 8));
+      static_cast<unsigned char*>(changed.data_ptr())[bit / 8] ^=
+          static_cast<unsigned char>(1u << (bit % 8));
       EXPECT_NE(element_hash("/model/t", shape, whole_box(changed), changed), whole) << bit;
     }
     // Two elements exchanged: the same bits at other places.

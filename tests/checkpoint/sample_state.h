@@ -1,5 +1,6 @@
 #pragma once
-// Made-up state for checkpoint tests: tensors of many types and shapes, random tilings of them, saves and comparisons.
+// Made-up state for checkpoint tests: tensors of many types and shapes, random tilings of them,
+// saves and comparisons.
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
@@ -34,7 +35,8 @@ inline Tensor random_bytes_tensor(const Shape& shape, at::ScalarType dtype, uint
 inline State sample_state(uint32_t seed) {
   State state;
   const auto put = [&](const std::string& path, const Shape& shape, at::ScalarType dtype) {
-    state[path] = random_bytes_tensor(shape, dtype, seed * 1000 + static_cast<uint32_t>(state.size()));
+    state[path] =
+        random_bytes_tensor(shape, dtype, seed * 1000 + static_cast<uint32_t>(state.size()));
   };
   put("/model/model.embeddings.weight", {64, 24}, at::kFloat);
   put("/model/model.layers.0.attn.q_proj.weight", {24, 24}, at::kBFloat16);
@@ -50,7 +52,9 @@ inline State sample_state(uint32_t seed) {
   return state;
 }
 
-inline Box whole_box(const Tensor& tensor) { return {Shape(tensor.sizes().size(), 0), tensor.sizes().vec()}; }
+inline Box whole_box(const Tensor& tensor) {
+  return {Shape(tensor.sizes().size(), 0), tensor.sizes().vec()};
+}
 
 inline Tensor box_of(const Tensor& tensor, const Box& box) {
   Tensor part = tensor;
@@ -64,10 +68,12 @@ inline Tensor box_of(const Tensor& tensor, const Box& box) {
 inline std::vector<Box> random_tiling(const Tensor& tensor, int cuts, std::mt19937& random) {
   std::vector<Box> boxes = {whole_box(tensor)};
   for (int i = 0; i < cuts && tensor.dim() > 0; ++i) {
-    const size_t which = random() % boxes.size(), axis = random() % static_cast<size_t>(tensor.dim());
+    const size_t which = random() % boxes.size(),
+                 axis = random() % static_cast<size_t>(tensor.dim());
     Box left = boxes[which];
     if (left.extent[axis] < 2) continue;
-    const int64_t at = 1 + static_cast<int64_t>(random() % static_cast<uint32_t>(left.extent[axis] - 1));
+    const int64_t at =
+        1 + static_cast<int64_t>(random() % static_cast<uint32_t>(left.extent[axis] - 1));
     Box right = left;
     right.offset[axis] += at;
     right.extent[axis] -= at;
@@ -92,14 +98,17 @@ inline SaveRequest sample_request(const std::filesystem::path& root, int64_t ste
   request.samples = step * 8;
   request.run_id = "run-1";
   request.model_fingerprint = "0123456789abcdef";
-  request.state = {{"optim.step", cat(step)}, {"loss", "2.5"}, {"data", "{\"seed\":1,\"epoch\":0}"}};
+  request.state = {
+      {"optim.step", cat(step)}, {"loss", "2.5"}, {"data", "{\"seed\":1,\"epoch\":0}"}};
   request.aliases = {{"lm_head.weight", "model.embeddings.weight"}};
   request.block_bytes = 4096;
   return request;
 }
 
-// Every tensor in random boxes dealt to the ranks; some boxes are offered by several. All ranks pass the same seed.
-inline std::filesystem::path save_randomly(Communicator& job, const SaveRequest& request, const State& state, uint32_t seed) {
+// Every tensor in random boxes dealt to the ranks; some boxes are offered by several. All ranks
+// pass the same seed.
+inline std::filesystem::path save_randomly(Communicator& job, const SaveRequest& request,
+                                           const State& state, uint32_t seed) {
   std::mt19937 random(seed);
   CheckpointWriter writer(job, request);
   for (const auto& [path, tensor] : state) {
@@ -120,7 +129,8 @@ inline std::filesystem::path save_whole(const SaveRequest& request, const State&
   return save_randomly(*job, request, state, 1);
 }
 
-// "" when the checkpoint holds exactly `state`, else the first difference. Errors of the reader pass through.
+// "" when the checkpoint holds exactly `state`, else the first difference. Errors of the reader
+// pass through.
 inline std::string difference(const CheckpointReader& reader, const State& state) {
   if (reader.tensors().size() != state.size()) return cat(reader.tensors().size(), " tensors");
   for (const auto& [path, tensor] : state) {

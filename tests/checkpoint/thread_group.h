@@ -1,6 +1,6 @@
 #pragma once
-// Ranks as threads of one process: what a collective save does with several ranks, testable without MPI. Only the byte
-// collectives and the barrier work, which is all that checkpoints use.
+// Ranks as threads of one process: what a collective save does with several ranks, testable without
+// MPI. Only the byte collectives and the barrier work, which is all that checkpoints use.
 #include <condition_variable>
 #include <exception>
 #include <functional>
@@ -61,8 +61,12 @@ class ThreadCommunicator final : public Communicator {
   void do_broadcast_bytes(std::string& bytes, int root) override {
     bytes = meeting_.meet(rank(), bytes)[static_cast<size_t>(root)];
   }
-  std::vector<std::string> do_all_gather_bytes(const std::string& bytes) override { return meeting_.meet(rank(), bytes); }
-  std::unique_ptr<Communicator> do_subgroup(std::vector<int>, std::string) override { throw InternalError("threads"); }
+  std::vector<std::string> do_all_gather_bytes(const std::string& bytes) override {
+    return meeting_.meet(rank(), bytes);
+  }
+  std::unique_ptr<Communicator> do_subgroup(std::vector<int>, std::string) override {
+    throw InternalError("threads");
+  }
   Tensor do_allocate(int64_t, at::ScalarType) override { throw InternalError("threads"); }
 
  private:
@@ -70,7 +74,8 @@ class ThreadCommunicator final : public Communicator {
   Meeting& meeting_;
 };
 
-// Runs `body` on every rank; what a rank throws comes back as its text ("" where nothing was thrown).
+// Runs `body` on every rank; what a rank throws comes back as its text ("" where nothing was
+// thrown).
 inline std::vector<std::string> on_ranks(int size, const std::function<void(Communicator&)>& body) {
   Meeting meeting(size);
   std::vector<int> ranks;

@@ -1,4 +1,5 @@
-// Collective saves over MPI: every sharding writes, every other sharding reads, failures are heard by all.
+// Collective saves over MPI: every sharding writes, every other sharding reads, failures are heard
+// by all.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -40,14 +41,15 @@ class SharedFolder {
   fs::path path_;
 };
 
-// How a tensor is cut over the ranks: a tensor cut over tp ranks, its local part in equal flat slices over the dp replicas
-// when zero is set, replicated otherwise.
+// How a tensor is cut over the ranks: a tensor cut over tp ranks, its local part in equal flat
+// slices over the dp replicas when zero is set, replicated otherwise.
 struct Sharding {
   int tp = 1;
   bool zero = false;
 };
 
-// The sharding rule a tensor of this shape would have: rows for odd, columns for even sizes, nothing for vectors.
+// The sharding rule a tensor of this shape would have: rows for odd, columns for even sizes,
+// nothing for vectors.
 ShardSpec spec_of(const Tensor& tensor, int tp) {
   if (tensor.dim() < 2 || tensor.numel() == 0) return replicated();
   const int dim = tensor.size(0) % 2 == 0 ? 0 : 1;
@@ -55,20 +57,25 @@ ShardSpec spec_of(const Tensor& tensor, int tp) {
   return why_not_divisible(spec, tensor.sizes().vec(), tp).empty() ? spec : replicated();
 }
 
-std::vector<LocalBox> boxes_of(const Tensor& tensor, const Sharding& sharding, const Communicator& job) {
-  if (tensor.numel() == 0) return {{whole_box(tensor), Shape(tensor.sizes().size(), 0)}};  // no slice holds a part of it
-  const int dp = job.size() / sharding.tp, tp_index = job.rank() % sharding.tp, dp_index = job.rank() / sharding.tp;
+std::vector<LocalBox> boxes_of(const Tensor& tensor, const Sharding& sharding,
+                               const Communicator& job) {
+  if (tensor.numel() == 0)
+    return {{whole_box(tensor), Shape(tensor.sizes().size(), 0)}};  // no slice holds a part of it
+  const int dp = job.size() / sharding.tp, tp_index = job.rank() % sharding.tp,
+            dp_index = job.rank() / sharding.tp;
   const ShardSpec spec = spec_of(tensor, sharding.tp);
   const Shape logical = tensor.sizes().vec();
   const int index = spec.cut() ? tp_index : 0, count = spec.cut() ? sharding.tp : 1;
   if (!sharding.zero) return local_boxes(spec, logical, index, count);
   const int64_t elements = element_count(local_shape(spec, logical, index, count));
   const int64_t slice = (elements + dp - 1) / dp;
-  const int64_t begin = std::min(elements, slice * dp_index), end = std::min(elements, begin + slice);
+  const int64_t begin = std::min(elements, slice * dp_index),
+                end = std::min(elements, begin + slice);
   return local_boxes(spec, logical, index, count, begin, end);
 }
 
-fs::path save_sharded(Communicator& job, const SaveRequest& request, const State& state, const Sharding& sharding) {
+fs::path save_sharded(Communicator& job, const SaveRequest& request, const State& state,
+                      const Sharding& sharding) {
   CheckpointWriter writer(job, request);
   for (const auto& [path, tensor] : state) {
     for (const LocalBox& box : boxes_of(tensor, sharding, job)) {
@@ -103,7 +110,8 @@ TEST(CheckpointMpi, EveryShardingReadsWhatEveryOtherWrote) {
   int64_t step = 0;
   std::string hash;
   for (const Sharding& writing : shardings_for(job->size())) {
-    const fs::path saved = save_sharded(*job, sample_request(folder.path(), ++step), state, writing);
+    const fs::path saved =
+        save_sharded(*job, sample_request(folder.path(), ++step), state, writing);
     const CheckpointReader reader(saved);
     EXPECT_EQ(difference(reader, state), "");
     EXPECT_TRUE(reader.verify_blocks().empty());
@@ -112,7 +120,8 @@ TEST(CheckpointMpi, EveryShardingReadsWhatEveryOtherWrote) {
     for (const Sharding& reading : shardings_for(job->size())) {
       for (const auto& [path, tensor] : state) {
         for (const LocalBox& box : boxes_of(tensor, reading, *job)) {
-          EXPECT_TRUE(same_bytes(reader.read(path, box.logical), box_of(tensor, box.logical))) << path;
+          EXPECT_TRUE(same_bytes(reader.read(path, box.logical), box_of(tensor, box.logical)))
+              << path;
         }
       }
     }
@@ -131,10 +140,12 @@ TEST(CheckpointMpi, SegmentsAndRandomBoxes) {
     for (const LocalBox& box : local_boxes(spec, {48, 10}, job->rank(), job->size())) {
       writer.add("/model/packed.weight", {48, 10}, box.logical, box_of(packed, box.logical));
     }
-    EXPECT_TRUE(same_bytes(CheckpointReader(writer.commit()).read_whole("/model/packed.weight"), packed));
+    EXPECT_TRUE(
+        same_bytes(CheckpointReader(writer.commit()).read_whole("/model/packed.weight"), packed));
   }
   for (uint32_t seed = 0; seed < 6; ++seed) {
-    const fs::path saved = save_randomly(*job, sample_request(folder.path(), 10 + seed), state, seed);
+    const fs::path saved =
+        save_randomly(*job, sample_request(folder.path(), 10 + seed), state, seed);
     EXPECT_EQ(difference(CheckpointReader(saved), state), "");
     job->barrier();
   }
@@ -154,7 +165,8 @@ TEST(CheckpointMpi, BytesAreSharedEvenly) {
     most = std::max(most, shard.bytes);
     total += shard.bytes;
   }
-  EXPECT_LE(static_cast<double>(most) * job->size() / static_cast<double>(total), 1.06);  // HDF5 headers included
+  EXPECT_LE(static_cast<double>(most) * job->size() / static_cast<double>(total),
+            1.06);  // HDF5 headers included
 }
 
 TEST(CheckpointMpi, AFailureOfOneRankIsHeardByAllAndLeavesTheOldOne) {
@@ -176,7 +188,8 @@ TEST(CheckpointMpi, AFailureOfOneRankIsHeardByAllAndLeavesTheOldOne) {
       const std::vector<std::string> all = job->all_gather_bytes(message);
       for (const std::string& other : all) EXPECT_EQ(other, message);
       // A failure of rank 0 may also come before there is anything to agree on.
-      EXPECT_TRUE(failing == 0 || message.find(cat("rank ", failing, ": ")) != std::string::npos) << message;
+      EXPECT_TRUE(failing == 0 || message.find(cat("rank ", failing, ": ")) != std::string::npos)
+          << message;
       const auto found = find_latest(folder.path(), ignore);
       ASSERT_TRUE(found.has_value());
       EXPECT_EQ(difference(CheckpointReader(*found), state), "");
@@ -206,7 +219,8 @@ TEST(CheckpointMpi, DisagreementIsAnErrorOnEveryRank) {
   if (job->size() > 1) {
     // Overlapping rows, and shapes that differ between ranks.
     EXPECT_THROW(commit({{job->rank(), 0}, {2, 3}}, {rows + 1, 3}), InternalError);
-    EXPECT_THROW(commit({{job->rank(), 0}, {1, 3}}, {rows + (job->rank() == 0 ? 1 : 0), 3}), InternalError);
+    EXPECT_THROW(commit({{job->rank(), 0}, {1, 3}}, {rows + (job->rank() == 0 ? 1 : 0), 3}),
+                 InternalError);
   }
   commit({{job->rank(), 0}, {1, 3}}, {rows, 3});
 }

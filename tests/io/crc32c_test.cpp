@@ -41,7 +41,8 @@ TEST(Crc32c, KnownVectors) {
 
 TEST(Crc32c, AllPathsAgreeForAllLengthsAndAlignments) {
   const auto data = random_bytes(20000, 1);
-  for (size_t length : {0, 1, 7, 8, 9, 63, 1023, 1024, 1025, 3071, 3072, 3073, 6143, 6144, 6145, 9999, 19990}) {
+  for (size_t length :
+       {0, 1, 7, 8, 9, 63, 1023, 1024, 1025, 3071, 3072, 3073, 6143, 6144, 6145, 9999, 19990}) {
     for (size_t start : {0, 1, 3, 7}) {
       const std::vector<unsigned char> part(data.begin() + start, data.begin() + start + length);
       const uint32_t expected = by_bits(part);

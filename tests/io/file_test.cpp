@@ -174,7 +174,8 @@ TEST(FaultPlan, ShortWritesAndInterruptionsAreInvisible) {
   const TempFolder folder;
   std::string text(1 << 20, '\0');
   for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 2654435761u >> 13);
-  const Faults faults("write:1=EINTR,write:2=SHORT,write:3=SHORT,write:4=EINTR,write:5=SHORT,sync:1=EINTR");
+  const Faults faults(
+      "write:1=EINTR,write:2=SHORT,write:3=SHORT,write:4=EINTR,write:5=SHORT,sync:1=EINTR");
   write_text_atomic(folder / "a", text);
   EXPECT_EQ(crc32c(read_text(folder / "a")), crc32c(text));
 }
@@ -217,8 +218,9 @@ TEST(FaultPlan, KillsBeforeTheOperation) {
 }
 
 TEST(FaultPlan, RefusesWhatItDoesNotKnow) {
-  for (const char* plan : {"write", "write:0=ENOSPC", "write:x=ENOSPC", "write:1", "write:1=EWHAT", "read:1=EIO",
-                           "kill@rename", "kill@rename:0", "sync:1=SHORT", "write:=EIO", "write:1 2=EIO"}) {
+  for (const char* plan :
+       {"write", "write:0=ENOSPC", "write:x=ENOSPC", "write:1", "write:1=EWHAT", "read:1=EIO",
+        "kill@rename", "kill@rename:0", "sync:1=SHORT", "write:=EIO", "write:1 2=EIO"}) {
     EXPECT_THROW(set_fault_plan(plan), ConfigError) << plan;
   }
   set_fault_plan(" , ");

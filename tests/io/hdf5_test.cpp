@@ -61,10 +61,11 @@ std::vector<std::pair<std::string, Tensor>> all_kinds() {
   std::vector<std::pair<std::string, Tensor>> tensors;
   uint32_t seed = 1;
   for (const at::ScalarType dtype :
-       {at::kBool, at::kByte, at::kChar, at::kShort, at::ScalarType::UInt16, at::kHalf, at::kBFloat16, at::kInt,
-        at::ScalarType::UInt32, at::kFloat, at::kDouble, at::kLong, at::ScalarType::UInt64,
-        at::ScalarType::Float8_e4m3fn, at::ScalarType::Float8_e5m2}) {
-    for (const Shape& shape : {Shape{}, Shape{1}, Shape{0}, Shape{5, 0}, Shape{3, 4}, Shape{150, 300}}) {
+       {at::kBool, at::kByte, at::kChar, at::kShort, at::ScalarType::UInt16, at::kHalf,
+        at::kBFloat16, at::kInt, at::ScalarType::UInt32, at::kFloat, at::kDouble, at::kLong,
+        at::ScalarType::UInt64, at::ScalarType::Float8_e4m3fn, at::ScalarType::Float8_e5m2}) {
+    for (const Shape& shape :
+         {Shape{}, Shape{1}, Shape{0}, Shape{5, 0}, Shape{3, 4}, Shape{150, 300}}) {
       tensors.emplace_back(cat("/model/", dtype_name(dtype), "/t.", tensors.size(), ".weight"),
                            random_tensor(shape, dtype, seed++));
     }
@@ -101,7 +102,8 @@ TEST(Hdf5, TwoWritesGiveTheSameBytes) {
 TEST(Hdf5, LargeDatasetsStartAtPages) {
   const TempFolder folder;
   HdfFile file((folder / "a.h5").string(), HdfFile::Mode::Create);
-  for (int i = 0; i < 4; ++i) EXPECT_EQ(file.create_dataset(cat("/t", i), at::kFloat, {100000}) % 4096, 0);
+  for (int i = 0; i < 4; ++i)
+    EXPECT_EQ(file.create_dataset(cat("/t", i), at::kFloat, {100000}) % 4096, 0);
   file.close();
 }
 
@@ -114,15 +116,18 @@ TEST(Hdf5, SixteenBitFloatsHaveTheRightValues) {
   // Let the library convert, as other tools do.
   const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
   ASSERT_GE(file, 0);
-  for (const auto& [name, values] : {std::pair{"/bf16", bf16.to(at::kFloat)}, std::pair{"/f16", f16.to(at::kFloat)}}) {
+  for (const auto& [name, values] :
+       {std::pair{"/bf16", bf16.to(at::kFloat)}, std::pair{"/f16", f16.to(at::kFloat)}}) {
     std::vector<float> converted(65536);
     const hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
-    ASSERT_GE(H5Dread(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, converted.data()), 0);
+    ASSERT_GE(H5Dread(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, converted.data()),
+              0);
     H5Dclose(dataset);
     const float* expected = values.const_data_ptr<float>();
     int64_t wrong = 0;
     for (size_t i = 0; i < converted.size(); ++i) {
-      const bool same = std::isnan(expected[i]) ? std::isnan(converted[i]) : converted[i] == expected[i];
+      const bool same =
+          std::isnan(expected[i]) ? std::isnan(converted[i]) : converted[i] == expected[i];
       wrong += same ? 0 : 1;
     }
     EXPECT_EQ(wrong, 0) << name;
@@ -171,12 +176,14 @@ TEST(Hdf5, Attributes) {
 TEST(Hdf5, VirtualDatasetsShowPiecesAndHoles) {
   const TempFolder folder;
   const Tensor top = random_tensor({2, 3}, at::kInt, 1), left = random_tensor({2, 1}, at::kInt, 2);
-  write((folder / "s0.h5").string(), {{"/model/t", top}, {"/model/s", random_tensor({}, at::kFloat, 3)}});
+  write((folder / "s0.h5").string(),
+        {{"/model/t", top}, {"/model/s", random_tensor({}, at::kFloat, 3)}});
   write((folder / "s1.h5").string(), {{"/model/t", left}});
   {
     HdfFile file((folder / "index.h5").string(), HdfFile::Mode::Create);
-    file.create_virtual("/model/t", at::kInt, {4, 3},
-                        {{"s0.h5", "/model/t", {0, 0}, {2, 3}}, {"s1.h5", "/model/t", {2, 0}, {2, 1}}});
+    file.create_virtual(
+        "/model/t", at::kInt, {4, 3},
+        {{"s0.h5", "/model/t", {0, 0}, {2, 3}}, {"s1.h5", "/model/t", {2, 0}, {2, 1}}});
     file.create_virtual("/model/s", at::kFloat, {}, {{"s0.h5", "/model/s", {}, {}}});
     file.create_virtual("/model/f", at::kBFloat16, {2}, {});
     file.close();
@@ -190,7 +197,8 @@ TEST(Hdf5, VirtualDatasetsShowPiecesAndHoles) {
   EXPECT_EQ(file.shape("/model/s"), Shape{1});
   // A missing source would read as fill values without a word.
   std::filesystem::remove(folder / "s1.h5");
-  EXPECT_THROW(HdfFile((folder / "index.h5").string(), HdfFile::Mode::Read).read("/model/t"), CheckpointError);
+  EXPECT_THROW(HdfFile((folder / "index.h5").string(), HdfFile::Mode::Read).read("/model/t"),
+               CheckpointError);
 }
 
 TEST(Hdf5, RefusesDataOfOtherFiles) {
@@ -203,7 +211,8 @@ TEST(Hdf5, RefusesDataOfOtherFiles) {
     const hid_t space = H5Screate_simple(1, &dim, nullptr);
     const hid_t external = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_external(external, (folder / "secret").c_str(), 0, 12);
-    H5Dclose(H5Dcreate2(file, "/external", H5T_STD_U8LE, space, H5P_DEFAULT, external, H5P_DEFAULT));
+    H5Dclose(
+        H5Dcreate2(file, "/external", H5T_STD_U8LE, space, H5P_DEFAULT, external, H5P_DEFAULT));
     H5Pclose(external);
     const hid_t outside = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_virtual(outside, space, "../other.h5", "/t", space);
@@ -247,18 +256,20 @@ TEST(Hdf5, FaultsHitCreationAndClose) {
   set_fault_plan("");
 }
 
-// The first KiB holds all metadata of a small file; with checksummed headers the library refuses nearly every change.
-// What it accepts must still be readable or refused as a CheckpointError.
+// The first KiB holds all metadata of a small file; with checksummed headers the library refuses
+// nearly every change. What it accepts must still be readable or refused as a CheckpointError.
 TEST(Hdf5, FuzzedMetadataNeverCrashes) {
   const TempFolder folder;
   const std::string path = (folder / "good.h5").string(), bad = (folder / "bad.h5").string();
-  write(path, {{"/model/a", random_tensor({3, 4}, at::kFloat, 1)}, {"/model/b", random_tensor({5}, at::kBFloat16, 2)}});
+  write(path, {{"/model/a", random_tensor({3, 4}, at::kFloat, 1)},
+               {"/model/b", random_tensor({5}, at::kBFloat16, 2)}});
   const std::string good = read_text(path);
   int refused = 0;
   for (uint32_t seed = 0; seed < 300; ++seed) {
     std::mt19937 random(seed);
     std::string bytes = good;
-    bytes[random() % std::min<size_t>(bytes.size(), 1024)] ^= static_cast<char>(1u << (random() % 8));
+    bytes[random() % std::min<size_t>(bytes.size(), 1024)] ^=
+        static_cast<char>(1u << (random() % 8));
     File(bad, File::Mode::Create).append(bytes);
     try {
       const HdfFile file(bad, HdfFile::Mode::Read);

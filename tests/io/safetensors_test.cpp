@@ -56,18 +56,31 @@ void expect_same_bytes(const Tensor& a, const Tensor& b, const std::string& name
   }
 }
 
-const std::vector<at::ScalarType> kAllTypes = {
-    at::kBool,   at::kByte,  at::kChar,   at::kShort,  at::ScalarType::UInt16,       at::kHalf,
-    at::kBFloat16, at::kInt, at::ScalarType::UInt32, at::kFloat, at::kDouble, at::kLong, at::ScalarType::UInt64,
-    at::ScalarType::Float8_e4m3fn, at::ScalarType::Float8_e5m2};
+const std::vector<at::ScalarType> kAllTypes = {at::kBool,
+                                               at::kByte,
+                                               at::kChar,
+                                               at::kShort,
+                                               at::ScalarType::UInt16,
+                                               at::kHalf,
+                                               at::kBFloat16,
+                                               at::kInt,
+                                               at::ScalarType::UInt32,
+                                               at::kFloat,
+                                               at::kDouble,
+                                               at::kLong,
+                                               at::ScalarType::UInt64,
+                                               at::ScalarType::Float8_e4m3fn,
+                                               at::ScalarType::Float8_e5m2};
 
 TEST(Safetensors, RoundTripOfEveryTypeAndShape) {
   const TempFolder folder;
   std::vector<std::pair<std::string, Tensor>> tensors;
   uint32_t seed = 1;
   for (const at::ScalarType dtype : kAllTypes) {
-    for (const Shape& shape : {Shape{}, Shape{1}, Shape{0}, Shape{3, 0, 2}, Shape{7, 5}, Shape{2, 3, 4}}) {
-      tensors.emplace_back(cat("t", tensors.size(), ".", dtype_name(dtype)), random_tensor(shape, dtype, seed++));
+    for (const Shape& shape :
+         {Shape{}, Shape{1}, Shape{0}, Shape{3, 0, 2}, Shape{7, 5}, Shape{2, 3, 4}}) {
+      tensors.emplace_back(cat("t", tensors.size(), ".", dtype_name(dtype)),
+                           random_tensor(shape, dtype, seed++));
     }
   }
   const std::string path = (folder / "model.safetensors").string();
@@ -84,7 +97,8 @@ TEST(Safetensors, RoundTripOfEveryTypeAndShape) {
   const std::string bytes = read_text(path);
   const SafetensorsHeader header = parse_safetensors_header(bytes, path);
   EXPECT_EQ(header.data_start % 4096, 0u);
-  for (const auto& [name, entry] : header.tensors) EXPECT_EQ(entry.begin % c10::elementSize(entry.dtype), 0u) << name;
+  for (const auto& [name, entry] : header.tensors)
+    EXPECT_EQ(entry.begin % c10::elementSize(entry.dtype), 0u) << name;
 }
 
 TEST(Safetensors, SameTensorsInAnyOrderGiveTheSameBytes) {
@@ -101,7 +115,8 @@ TEST(Safetensors, NonContiguousTensorsAreWrittenInCOrder) {
   const TempFolder folder;
   const Tensor matrix = at::arange(12, at::kInt).view({3, 4});
   write_safetensors((folder / "t").string(), {{"t", matrix.t()}});
-  EXPECT_TRUE(at::equal(SafetensorsReader((folder / "t").string()).read("t"), matrix.t().contiguous()));
+  EXPECT_TRUE(
+      at::equal(SafetensorsReader((folder / "t").string()).read("t"), matrix.t().contiguous()));
 }
 
 TEST(Safetensors, ReadsRows) {
@@ -127,13 +142,16 @@ TEST(Safetensors, MissingTensorNamesTheNearest) {
     reader.read("model.norm.weigth");
     FAIL();
   } catch (const CheckpointError& error) {
-    EXPECT_NE(std::string(error.what()).find("Did you mean \"model.norm.weight\"?"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("Did you mean \"model.norm.weight\"?"),
+              std::string::npos)
+        << error.what();
   }
 }
 
 TEST(Safetensors, UnalignedDataAreRead) {
   // A header of odd length in front of doubles, as other writers produce.
-  std::string header = R"({"d":{"dtype":"F64","shape":[1],"data_offsets":[1,9]},"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
+  std::string header =
+      R"({"d":{"dtype":"F64","shape":[1],"data_offsets":[1,9]},"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
   if (header.size() % 2 == 0) header += ' ';
   const double value = 2.5;
   std::string data(9, '\7');
@@ -173,21 +191,29 @@ TEST(Safetensors, RefusesMalformedHeadersAndSaysWhy) {
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4, "needs 4 bytes"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4, "needs 8 bytes"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}})", 4, "unknown key \"x\""},
-      {R"({"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4, "\"dtype\" appears twice"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8,
-       "tensor \"a\": appears twice"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", 6,
-       "tensor \"b\": starts at byte 2 of the data, which overlaps"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})", 12,
-       "leaves a hole after"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8, "leaves a hole after the start"},
+      {R"({"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4,
+       "\"dtype\" appears twice"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+       8, "tensor \"a\": appears twice"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
+       6, "tensor \"b\": starts at byte 2 of the data, which overlaps"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
+       12, "leaves a hole after"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8,
+       "leaves a hole after the start"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 3, "truncated?"},
-      {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0, "more bytes than 64 bits"},
-      {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}})", 0, "more bytes than 64 bits"},
-      {R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,0]}})", 0, "too large a number"},
-      {R"({"a":{"dtype":"F32","shape":[99999999999999999999999],"data_offsets":[0,0]}})", 0, "too large a number"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551612,18446744073709551615]}})", 4, "needs 4 bytes"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551611,18446744073709551615]}})", 4, "truncated?"},
+      {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0,
+       "more bytes than 64 bits"},
+      {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}})", 0,
+       "more bytes than 64 bits"},
+      {R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,0]}})", 0,
+       "too large a number"},
+      {R"({"a":{"dtype":"F32","shape":[99999999999999999999999],"data_offsets":[0,0]}})", 0,
+       "too large a number"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551612,18446744073709551615]}})",
+       4, "needs 4 bytes"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551611,18446744073709551615]}})",
+       4, "truncated?"},
       {R"({"__metadata__":{"a":1}})", 0, "must be a string"},
       {R"({"__metadata__":{"a":{}}})", 0, "must be a string"},
       {R"({"__metadata__":{"a":"1","a":"2"}})", 0, "appears twice"},
@@ -212,23 +238,26 @@ TEST(Safetensors, SurvivesNestingAndDimensionBombs) {
   }
   std::string dims = "1";
   for (int i = 0; i < 100000; ++i) dims += ",1";
-  EXPECT_NE(refusal(file_bytes(R"({"a":{"dtype":"U8","shape":[)" + dims + R"(],"data_offsets":[0,1]}})", "x"))
-                .find("more than 32 dimensions"),
-            std::string::npos);
+  EXPECT_NE(
+      refusal(
+          file_bytes(R"({"a":{"dtype":"U8","shape":[)" + dims + R"(],"data_offsets":[0,1]}})", "x"))
+          .find("more than 32 dimensions"),
+      std::string::npos);
 }
 
 TEST(Safetensors, BooleansMustBeZeroOrOne) {
   const TempFolder folder;
   write_text_atomic(folder / "b.safetensors",
-                    file_bytes(R"({"b":{"dtype":"BOOL","shape":[3],"data_offsets":[0,3]}})", std::string("\0\1\2", 3)));
+                    file_bytes(R"({"b":{"dtype":"BOOL","shape":[3],"data_offsets":[0,3]}})",
+                               std::string("\0\1\2", 3)));
   const SafetensorsReader reader((folder / "b.safetensors").string());
   EXPECT_THROW(reader.read("b"), CheckpointError);
   EXPECT_THROW(reader.read_rows("b", 2, 3), CheckpointError);
   EXPECT_TRUE(reader.read_rows("b", 0, 2)[1].item<bool>());
 }
 
-// Random edits of a good header: whatever is accepted must be readable to the last byte, whatever is not is a
-// CheckpointError.
+// Random edits of a good header: whatever is accepted must be readable to the last byte, whatever
+// is not is a CheckpointError.
 TEST(Safetensors, FuzzedFilesNeverCrash) {
   const TempFolder folder;
   const std::string path = (folder / "good.safetensors").string();
@@ -244,8 +273,11 @@ TEST(Safetensors, FuzzedFilesNeverCrash) {
     text.resize(text.find_last_of('}') + 1);
     good = file_bytes(text, good.substr(header.data_start));
   }
-  const std::string tokens[] = {"[", "]", "{", "}", "\"", ",", ":", "0", "9", "-", "1e5", "18446744073709551615", "F32", "U8",
-                                "\\u0000", "\xc3", "null", "true", "data_offsets"};
+  const std::string tokens[] = {"[",    "]",    "{",           "}",
+                                "\"",   ",",    ":",           "0",
+                                "9",    "-",    "1e5",         "18446744073709551615",
+                                "F32",  "U8",   "\\u0000",     "\xc3",
+                                "null", "true", "data_offsets"};
   int accepted = 0;
   for (uint32_t seed = 0; seed < 4000; ++seed) {
     std::mt19937 random(seed);
@@ -295,8 +327,9 @@ TEST(SafetensorsFolder, ReadsShardsThroughTheIndex) {
   const Tensor a = random_tensor({3}, at::kFloat, 1), b = random_tensor({4}, at::kBFloat16, 2);
   write_safetensors((folder / "model-00001-of-00002.safetensors").string(), {{"a", a}});
   write_safetensors((folder / "model-00002-of-00002.safetensors").string(), {{"b", b}});
-  write_text_atomic(folder / "model.safetensors.index.json",
-                    R"({"metadata":{"total_size":20},"weight_map":{"a":"model-00001-of-00002.safetensors",
+  write_text_atomic(
+      folder / "model.safetensors.index.json",
+      R"({"metadata":{"total_size":20},"weight_map":{"a":"model-00001-of-00002.safetensors",
                         "b":"model-00002-of-00002.safetensors"}})");
   const SafetensorsReader reader(folder.path().string());
   EXPECT_EQ(reader.names(), (std::vector<std::string>{"a", "b"}));
@@ -314,9 +347,11 @@ TEST(SafetensorsFolder, ReadsASingleFile) {
 }
 
 TEST(SafetensorsFolder, RefusesPathsInShardNames) {
-  for (const char* shard : {"../x.safetensors", "/x.safetensors", "a/b", "", "..", "a\\\\b", "a\\u0000b"}) {
+  for (const char* shard :
+       {"../x.safetensors", "/x.safetensors", "a/b", "", "..", "a\\\\b", "a\\u0000b"}) {
     const TempFolder folder;
-    write_text_atomic(folder / "model.safetensors.index.json", cat(R"({"weight_map":{"a":")", shard, R"("}})"));
+    write_text_atomic(folder / "model.safetensors.index.json",
+                      cat(R"({"weight_map":{"a":")", shard, R"("}})"));
     try {
       SafetensorsReader reader(folder.path().string());
       FAIL() << shard;
@@ -327,7 +362,8 @@ TEST(SafetensorsFolder, RefusesPathsInShardNames) {
 }
 
 TEST(SafetensorsFolder, RefusesDamagedIndexes) {
-  for (const char* index : {"", "[]", "{}", R"({"weight_map":[]})", R"({"weight_map":{"a":1}})", R"({"weight_map":{"a":"s"},"weight_map":{}})",
+  for (const char* index : {"", "[]", "{}", R"({"weight_map":[]})", R"({"weight_map":{"a":1}})",
+                            R"({"weight_map":{"a":"s"},"weight_map":{}})",
                             R"({"weight_map":{"a":"missing.safetensors"}})"}) {
     const TempFolder folder;
     write_text_atomic(folder / "model.safetensors.index.json", index);
@@ -337,20 +373,24 @@ TEST(SafetensorsFolder, RefusesDamagedIndexes) {
   write_text_atomic(folder / "model.safetensors.index.json", std::string(1000000, '['));
   EXPECT_THROW(SafetensorsReader(folder.path().string()), CheckpointError);
   write_safetensors((folder / "s.safetensors").string(), {{"a", at::zeros({2})}});
-  write_text_atomic(folder / "model.safetensors.index.json", R"({"weight_map":{"b":"s.safetensors"}})");
+  write_text_atomic(folder / "model.safetensors.index.json",
+                    R"({"weight_map":{"b":"s.safetensors"}})");
   EXPECT_THROW(SafetensorsReader(folder.path().string()), CheckpointError);
 }
 
 TEST(SafetensorsFolder, PicklesAreNeverOpened) {
   const TempFolder folder;
   write_text_atomic(folder / "pytorch_model.bin", "x");
-  for (const std::string& path : {folder.path().string(), (folder / "pytorch_model.bin").string()}) {
+  for (const std::string& path :
+       {folder.path().string(), (folder / "pytorch_model.bin").string()}) {
     try {
       SafetensorsReader reader(path);
       FAIL();
     } catch (const CheckpointError& error) {
       EXPECT_NE(std::string(error.what()).find("pickle"), std::string::npos) << error.what();
-      EXPECT_NE(std::string(error.what()).find("safetensors on the producing side"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("safetensors on the producing side"),
+                std::string::npos)
+          << error.what();
     }
   }
   const TempFolder empty;

@@ -7,8 +7,8 @@
 
 namespace strata::test {
 
-// A fresh folder, removed at the end of the scope. Memory: on a file system in memory where there is one with room, for
-// tests that sync hundreds of times and never pull the plug.
+// A fresh folder, removed at the end of the scope. Memory: on a file system in memory where there
+// is one with room, for tests that sync hundreds of times and never pull the plug.
 class TempFolder {
  public:
   enum class Where { Disk, Memory };
@@ -18,10 +18,10 @@ class TempFolder {
     if (where == Where::Memory) {
       std::error_code error;
       const auto room = std::filesystem::space("/dev/shm", error);
-      if (!error && room.available >= (uintmax_t{48} << 20) && ::access("/dev/shm", W_OK) == 0) base = "/dev/shm";
+      if (!error && room.available >= (uintmax_t{48} << 20) && ::access("/dev/shm", W_OK) == 0)
+        base = "/dev/shm";
     }
-    path_ = base /
-            ("strata-test-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
+    path_ = base / ("strata-test-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
     std::filesystem::create_directories(path_);
   }
   ~TempFolder() {
