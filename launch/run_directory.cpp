@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -15,6 +14,7 @@
 #include "core/io/file.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "parallel/comm/op_log.h"
 
 namespace strata {
 namespace run_directory_detail {
@@ -78,19 +78,13 @@ void RunDirectory::claim() {
     }
   }
   lock_.take(path_ / "lock");
-  // What an earlier run left of a hang would end this one.
-  std::filesystem::remove(path_ / "hang" / "trigger", error);
 }
 
 std::filesystem::path RunDirectory::log(int rank) const {
   return path_ / "logs" / cat("rank-", rank, ".log");
 }
 
-std::filesystem::path RunDirectory::flight(int rank) const {
-  char name[32];
-  std::snprintf(name, sizeof name, "rank-%05d.fr", rank);
-  return path_ / "flight" / name;
-}
+std::filesystem::path RunDirectory::flight(int rank) const { return flight_file(path_, rank); }
 
 void RunDirectory::write_status(const Status& status) const {
   using namespace run_directory_detail;

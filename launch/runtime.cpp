@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "core/error.h"
@@ -64,20 +65,7 @@ void Runtime::start(const RuntimeOptions& options) {
   together(job(), [&] { open_directory(options); });
   together(job(), [&] { start_logging(options); });
   if (op_log_) job().set_op_log(op_log_);
-  if (op_log_) {
-    Watchdog::Options watch;
-    watch.run_dir = directory_->path();
-    watch.rank = rank();
-    watch.world = world();
-    watch.step_s = options.runtime.step_timeout_s;
-    if (watch.step_s > 0) {
-      // A short limit is for rehearsals: everything but the first, slow steps keeps to it.
-      watch.grace_s = std::min(watch.grace_s, std::max(1.0, watch.step_s / 2));
-    }
-    watch.on_hang = [] { ::_exit(runtime_detail::kHang); };
-    watchdog_ = std::make_unique<Watchdog>(watch, op_log_);
-    enter(Watchdog::Phase::Start, "start");
-  }
+  together(job(), [&] { start_watchdog(options); });
   threads_ = options.runtime.threads > 0 ? static_cast<int>(options.runtime.threads)
                                          : threads_per_rank(process_.local_size);
   set_threads(threads_);
@@ -135,6 +123,20 @@ void Runtime::start_logging(const RuntimeOptions& options) {
   }
   logger_ = std::make_unique<log::Logger>(out);
   log_scope_.emplace(*logger_);
+}
+
+void Runtime::start_watchdog(const RuntimeOptions& options) {
+  if (!op_log_) return;
+  Watchdog::Options watch;
+  watch.run_dir = directory_->path();
+  watch.rank = rank();
+  watch.world = world();
+  watch.step_s = options.runtime.step_timeout_s;
+  // A short limit is for rehearsals: the report comes as quickly.
+  if (watch.step_s > 0) watch.grace_s = std::clamp(watch.step_s / 2, 1.0, watch.grace_s);
+  watch.on_hang = [] { ::_exit(runtime_detail::kHang); };
+  watchdog_ = std::make_unique<Watchdog>(watch, op_log_);
+  enter(Watchdog::Phase::Start, "start");
 }
 
 Runtime::~Runtime() {

@@ -63,6 +63,7 @@ class Runtime {
   std::unique_ptr<Communicator> make_job(const RuntimeOptions& options);
   void start_logging(const RuntimeOptions& options);
   void open_directory(const RuntimeOptions& options);
+  void start_watchdog(const RuntimeOptions& options);
   [[noreturn]] void die(const std::exception_ptr& error);
 
   MpiProcess process_;

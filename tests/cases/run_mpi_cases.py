@@ -77,7 +77,7 @@ def layouts_agree(runs):
     """One rank, two replicas and two tensor parts train alike."""
     wrong = []
     base = ["train", "run.ini", "--train.dtype=fp64", "--train.steps=8"]
-    for name, ranks, more in [("one", 1, []), ("dp", 2, []), ("tp", 2, ["--plan.tp=2"])]:
+    for name, ranks, more in [("one", 1, []), ("dp", 2, []), ("tp", 2, ["--plan.tp=2", "--comm.check=each"])]:
         code, text = runs.run((ranks, [*base, f"--run.dir={name}", *more]))
         wrong.append(judge(code, text, 0, []))
     for name in ("dp", "tp"):
@@ -87,10 +87,10 @@ def layouts_agree(runs):
 
 def checkpoints_move_between_layouts(runs):
     """Half of the steps on two tensor parts, the rest on one rank."""
-    base = ["train", "run.ini", "--train.dtype=fp64", "--train.steps=8", "--ckpt.interval=4", "--sched.name=constant"]
-    whole = runs.run((1, [*base, "--run.dir=whole"]))
-    first = runs.run((2, [*base, "--run.dir=moved", "--plan.tp=2", "--train.steps=4"]))
-    second = runs.run((1, [*base, "--run.dir=moved"]))
+    base = ["train", "run.ini", "--train.dtype=fp64", "--ckpt.interval=4", "--sched.name=constant", "--sched.warmup=2"]
+    whole = runs.run((1, [*base, "--run.dir=whole", "--train.steps=8"]))
+    first = runs.run((2, [*base, "--run.dir=moved", "--train.steps=4", "--plan.tp=2"]))
+    second = runs.run((1, [*base, "--run.dir=moved", "--train.steps=8"]))
     return [judge(*whole, 0, []), judge(*first, 0, []), judge(*second, 0, []),
             differing_curves(runs.curve("whole"), runs.curve("moved"), 1e-9)]
 
@@ -162,6 +162,23 @@ def killed_run_goes_on(runs):
     return wrong
 
 
+def hang_is_reported(runs):
+    """A rank that stands still: the others end with 7 within seconds, and leave a report on every rank."""
+    process = runs.start((2, ["train", "run.ini", "--run.dir=hung", "--train.steps=100000", "--ckpt.interval=0",
+                              "--runtime.step_timeout_s=2"]))
+    runs.wait_for_steps("hung", 5, process)
+    with open(os.path.join(runs.folder, "hung", "lock"), encoding="utf-8") as file:
+        rank0 = int(file.read().split()[1])
+    os.kill(rank0, signal.SIGSTOP)
+    begin = time.monotonic()
+    text = process.communicate(timeout=60)[0].decode(errors="replace")
+    took = time.monotonic() - begin
+    with open(os.path.join(runs.folder, "hung", "hang", "report.txt"), encoding="utf-8") as file:
+        report = file.read()
+    return [judge(process.returncode, text, 7, []), "" if "rank 0 (" in report and "rank 1 (" in report else f"report:\n{report}",
+            "" if took < 15 else f"it took {took:.1f} s"]
+
+
 def ranks_that_differ(runs):
     """Another learning rate, text or seed on one rank: 8, before anything is trained."""
     wrong = []
@@ -175,7 +192,8 @@ def ranks_that_differ(runs):
 
 def data_that_differ(runs):
     """The same path, other content for one rank: only the fingerprint can tell."""
-    arguments = ["train", "run.ini", "--run.dir=differ_data", "--data.path=text.txt"]
+    run = os.path.join(runs.folder, "differ_data")
+    arguments = ["train", "run.ini", f"--run.dir={run}", "--data.path=text.txt"]
     broken_files.write(os.path.join(runs.folder, "elsewhere"), "run.ini", broken_files.RUN)
     broken_files.write(os.path.join(runs.folder, "elsewhere"), "text.txt", broken_files.TEXT.replace("quick", "swift"))
     words = [runs.mpirun, "--oversubscribe", "--bind-to", "none", "-n", "1", runs.binary, *arguments, ":", "-n", "1",
@@ -231,7 +249,7 @@ def doctor_runs_everywhere(runs):
 
 
 CASES = [layouts_agree, checkpoints_move_between_layouts, sampling_does_not_depend_on_ranks, preemption, save_and_go_on,
-         termination, killed_run_goes_on, ranks_that_differ, data_that_differ, wrong_world,
+         termination, killed_run_goes_on, hang_is_reported, ranks_that_differ, data_that_differ, wrong_world,
          configuration_errors_are_printed_once, locked_directory, failing_rank, doctor_runs_everywhere]
 
 
