@@ -110,9 +110,15 @@ class SharedTask final : public MpiTask {
     chunks_ = mpi_shared_task_detail::ceil_div(block_, chunk_);
   }
 
+  // Both ways of an all_reduce wait twice, so the direct one wins as soon as the small one ends.
+  int64_t direct_from() const {
+    return op_ == CommOp::AllReduce ? mpi_shared_task_detail::kSmallAllReduceBytes
+                                    : mpi_shared_task_detail::kDirectBytes;
+  }
+
   void begin() {
     SharedGroup::Descriptor descriptor{call_.operation.signature, 0, 0};
-    if (in_bytes_ > mpi_shared_task_detail::kDirectBytes) {
+    if (in_bytes_ > direct_from()) {
       const SharedSegment* segment = g_->find(in_, static_cast<size_t>(in_bytes_));
       if (segment) {
         bases_ = segment->blocks_of(g_->job_ranks());
