@@ -5,6 +5,7 @@ message with what the case files say.
   command_lines.txt     code ; words ; pieces
   data_files.txt        the same, {name} is a broken file made by broken_files.py
   checkpoints.txt       the same, {name} is a damaged copy of a checkpoint made by broken_checkpoints.py
+  parity.txt            the same, {name} is a folder of reference results changed by broken_parity.py
 
 usage: run_cases.py --strata BINARY --source REPOSITORY [--only TEXT]
 """
@@ -17,6 +18,7 @@ import tempfile
 
 import broken_checkpoints
 import broken_files
+import broken_parity
 from harness import Case, run_all, table
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -62,8 +64,9 @@ def main():
         broken_files.write_good_files(folder)
         files = broken_files.write_broken_files(folder)
         files.update(broken_checkpoints.write_broken_checkpoints(binary, folder))
+        files.update(broken_parity.write_broken_parity(options.source, folder))
         cases = list(config_cases(folder))
-        for name in ("command_lines.txt", "data_files.txt", "checkpoints.txt"):
+        for name in ("command_lines.txt", "data_files.txt", "checkpoints.txt", "parity.txt"):
             cases += table_cases(name, folder, files)
         cases = [case for case in cases if options.only in case.name]
         code = run_all(binary, cases, 1 if options.only else 150)

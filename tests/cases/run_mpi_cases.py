@@ -1,6 +1,6 @@
 """Whole runs under mpirun: training on two ranks, requests by signal, resuming, and what ranks refuse together.
 
-usage: run_mpi_cases.py --strata BINARY --mpirun MPIRUN [--only TEXT]
+usage: run_mpi_cases.py --strata BINARY --mpirun MPIRUN --source REPOSITORY [--only TEXT]
 """
 import argparse
 import json
@@ -21,6 +21,7 @@ class Runs:
     def __init__(self, options, folder):
         self.binary = os.path.abspath(options.strata)
         self.mpirun = options.mpirun
+        self.source = os.path.abspath(options.source)
         self.folder = folder
         self.environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
                                 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
@@ -244,19 +245,32 @@ def sampling_does_not_depend_on_ranks(runs):
     return ["" if len(texts) == 1 else f"different texts: {texts}"]
 
 
+def reference_results_in_every_layout(runs):
+    """Reference results cut over two ranks, over two replicas, and over more replicas than rows."""
+    wrong = []
+    for folder in ("llama-mha", "llama-gqa-tied", "gpt2-base"):
+        path = os.path.join(runs.source, "tests", "golden", folder)
+        for ranks, more in [(2, ["--plan.tp=2", "--train.vocabulary_unit=1"]), (3, []),
+                            (4, ["--plan.tp=2", "--plan.microbatches=2"])]:
+            wrong.append(judge(*runs.run((ranks, ["verify", path, *more])), 0, ["all within 1e-09"]))
+    return wrong
+
+
 def doctor_runs_everywhere(runs):
     return [judge(*runs.run((2, ["doctor"])), 0, ["MPI_THREAD", "2, 2 on this node", "good (1 MiB over 2 ranks)"])]
 
 
 CASES = [layouts_agree, checkpoints_move_between_layouts, sampling_does_not_depend_on_ranks, preemption, save_and_go_on,
          termination, killed_run_goes_on, hang_is_reported, ranks_that_differ, data_that_differ, wrong_world,
-         configuration_errors_are_printed_once, locked_directory, failing_rank, doctor_runs_everywhere]
+         configuration_errors_are_printed_once, locked_directory, failing_rank, reference_results_in_every_layout,
+         doctor_runs_everywhere]
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--strata", required=True)
     parser.add_argument("--mpirun", required=True)
+    parser.add_argument("--source", required=True)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     failed = 0
