@@ -1,5 +1,6 @@
 #pragma once
-// Pointwise functions of feed-forward layers, computed in fp32 (fp64 for fp64 inputs), output in the dtype of x.
+// Pointwise functions of feed-forward layers, computed in fp32 (fp64 for fp64 inputs), output in
+// the dtype of x.
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ Tensor swiglu_composite(const Tensor& gate, const Tensor& up);
 
 // Names as in HF config files: gelu, gelu_new (= gelu_pytorch_tanh), silu (= swish), relu.
 const std::vector<std::string>& activation_names();
-Tensor activation(const Tensor& x, const std::string& name);   // differentiable; name is one of activation_names()
+Tensor activation(const Tensor& x,
+                  const std::string& name);  // differentiable; name is one of activation_names()
 
 }  // namespace strata::ops

@@ -3,8 +3,9 @@
 //
 //   o_t = sum_{s <= t, same segment} softmax_s(scale * q_t . k_s) v_s
 //
-// B batch, T time, H query heads, G key/value heads (H a multiple of G; query head h reads key head h / (H/G)), K head
-// width. Scores, softmax and sums are fp32 (fp64 for fp64 inputs); output in the dtype of q.
+// B batch, T time, H query heads, G key/value heads (H a multiple of G; query head h reads key head
+// h / (H/G)), K head width. Scores, softmax and sums are fp32 (fp64 for fp64 inputs); output in the
+// dtype of q.
 #include <cstdint>
 #include <string>
 
@@ -22,12 +23,16 @@ struct AttentionDropout {
   int64_t first_row = 0, first_head = 0, total_heads = 0;
 };
 
-// segments: [B, T] int32 or undefined; tokens of different segments do not see each other, -1 sees only itself.
-Tensor causal_attention(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK, const Tensor& segments_BT,
-                        double scale, const AttentionDropout& dropout = {});
+// segments: [B, T] int32 or undefined; tokens of different segments do not see each other, -1 sees
+// only itself.
+Tensor causal_attention(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
+                        const Tensor& segments_BT, double scale,
+                        const AttentionDropout& dropout = {});
 
-// The definition written with plain ops: any device, differentiable by autograd, the oracle of the tests.
+// The definition written with plain ops: any device, differentiable by autograd, the oracle of the
+// tests.
 Tensor causal_attention_composite(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
-                                  const Tensor& segments_BT, double scale, const AttentionDropout& dropout = {});
+                                  const Tensor& segments_BT, double scale,
+                                  const AttentionDropout& dropout = {});
 
 }  // namespace strata::ops

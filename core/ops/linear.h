@@ -1,5 +1,6 @@
 #pragma once
-// y = x W^T (+ b). x [..., in], W [out, in], b [out]. When W is stored in a wider type than x it is cast at use.
+// y = x W^T (+ b). x [..., in], W [out, in], b [out]. When W is stored in a wider type than x it is
+// cast at use.
 #include "core/tensor.h"
 
 namespace strata::ops {

@@ -1,6 +1,6 @@
 #pragma once
-// Normalisation over the last dimension, D features. Statistics in fp32 (fp64 for fp64 inputs); output in the dtype
-// of x. Weights may be fp32 beside 16-bit activations.
+// Normalisation over the last dimension, D features. Statistics in fp32 (fp64 for fp64 inputs);
+// output in the dtype of x. Weights may be fp32 beside 16-bit activations.
 #include "core/tensor.h"
 
 namespace strata::ops {
@@ -11,6 +11,7 @@ Tensor rms_norm_composite(const Tensor& x, const Tensor& weight_D, double eps);
 
 // y = (x - mean) / sqrt(var + eps) * weight + bias, variance divided by D
 Tensor layer_norm(const Tensor& x, const Tensor& weight_D, const Tensor& bias_D, double eps);
-Tensor layer_norm_composite(const Tensor& x, const Tensor& weight_D, const Tensor& bias_D, double eps);
+Tensor layer_norm_composite(const Tensor& x, const Tensor& weight_D, const Tensor& bias_D,
+                            double eps);
 
 }  // namespace strata::ops
