@@ -112,6 +112,7 @@ class Tree:
         return False
 
     def configure(self, torch_dir):
+        self.source.mkdir(parents=True, exist_ok=True)
         for name in COPIED:
             if (ROOT / name).exists():
                 mirror(ROOT / name, self.source / name)
