@@ -37,7 +37,10 @@ def config_cases(folder):
 
 
 def table_cases(name, folder, files):
-    for where, code, words, expected in table(os.path.join(HERE, name)):
+    for number, (where, code, words, expected) in enumerate(table(os.path.join(HERE, name))):
+        # Two cases run at a time: each training run has a directory of its own.
+        if words[:2] == ["train", "run.ini"] and not any(word.startswith("--run.") for word in words):
+            words = words[:2] + [f"--run.name=case-{number}"] + words[2:]
         yield Case(where, [word.format(**files) for word in words], code,
                    [piece.format(**files) for piece in expected], folder)
 
