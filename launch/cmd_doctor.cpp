@@ -146,8 +146,8 @@ int run_state(const std::filesystem::path& run_dir) {
     std::string text = cat(rank.phase, ", step ", rank.step, ", heartbeat ",
                            duration_text(rank.heartbeat_age_s), " ago");
     if (last != nullptr) {
-      text += cat("; last ", last->op, " #", last->sequence, " on ", last->communicator, " (",
-                  last->site, ") ",
+      text += cat("; last ", last->op, " #", last->sequence, " on ", last->communicator,
+                  last->site.empty() ? "" : cat(" (", last->site, ")"), " ",
                   last->done ? "done" : cat("waiting for ", duration_text(last->age_s)));
     }
     std::cout << row(cat("rank ", rank.rank), text);

@@ -1,7 +1,9 @@
 #pragma once
 // How many steps with a non-finite gradient are borne: such a step changes nothing, and too many
 // end the run.
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace strata {
