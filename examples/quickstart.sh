@@ -7,11 +7,14 @@
 #
 #   --run DIR         run directory; default: runs/quickstart, with the file's name behind it for a text of yours
 #   --build-dir DIR   default: build
+#   --strata PROGRAM  use a program that is already there: no installation, no build
+#   -- --KEY=VALUE    what follows goes to the program, for example -- --train.steps=3000
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=
 run=
 build=$root/build
+strata=
 while [ $# -gt 0 ]; do
   case "$1" in
     --data)
@@ -26,12 +29,20 @@ while [ $# -gt 0 ]; do
       build=$(realpath -m -- "${2:?--build-dir needs a folder}")
       shift
       ;;
+    --strata)
+      strata=$(realpath -- "${2:?--strata needs a program}")
+      shift
+      ;;
+    --)
+      shift
+      break
+      ;;
     -h | --help)
       sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
       exit 0
       ;;
     *)
-      echo "quickstart: unknown argument $1, allowed: --data FILE, --run DIR, --build-dir DIR" >&2
+      echo "quickstart: unknown argument $1, allowed: --data FILE, --run DIR, --build-dir DIR, --strata PROGRAM, -- KEYS" >&2
       exit 2
       ;;
   esac
@@ -45,12 +56,14 @@ fi
 
 step() { printf '\n== %s\n' "$*"; }
 
-step "1. what Strata is built from"
-tools/setup.sh
+if [ -z "$strata" ]; then
+  step "1. what Strata is built from"
+  tools/setup.sh
 
-step "2. build"
-tools/build.sh --build-dir "$build"
-strata=$build/bin/strata
+  step "2. build"
+  tools/build.sh --build-dir "$build"
+  strata=$build/bin/strata
+fi
 
 step "3. text"
 mkdir -p "$run"
@@ -94,7 +107,7 @@ printf '%s: %d bytes\n' "$text" "$(wc -c <"$text")"
 # mpirun refuses to work for root unless told twice; containers often have no other user.
 launch=(mpirun -n 2 --oversubscribe --bind-to none)
 if [ "$(id -u)" -eq 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-settings=("--data.path=$text" "--run.dir=$run")
+settings=("--data.path=$text" "--run.dir=$run" "$@")
 
 step "4. train with two processes (resumes where an earlier call was stopped)"
 "${launch[@]}" "$strata" train examples/quickstart.ini "${settings[@]}"
@@ -104,3 +117,5 @@ step "5. evaluate"
 
 step "6. sample"
 "$strata" sample examples/quickstart.ini "${settings[@]}"
+
+step "done: everything is in $run; docs/quickstart.md says what to try next"
