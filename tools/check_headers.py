@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles every header alone: each must bring what it needs. Prints the slowest ones.
 
-    tools/check_headers.py --torch-dir DIR [--jobs N] [--folder core] [--limit SECONDS]
+    tools/check_headers.py --torch-dir DIR [--jobs N] [--include DIR ...] [--folder core] [--limit SECONDS]
 
 A public header should take at most 3.5 s (most of it is LibTorch's Tensor); --limit makes that an error. Without it times
 are only shown, because they depend on what else the machine does.
@@ -25,7 +25,8 @@ def compile_alone(header, options, folder):
     source.write_text(f'#include "{header.relative_to(ROOT)}"\n')
     started = time.time()
     result = subprocess.run(
-        [options.compiler, "-std=c++20", "-fsyntax-only", "-I", str(ROOT), "-isystem", f"{options.torch_dir}/include", str(source)],
+        [options.compiler, "-std=c++20", "-fsyntax-only", "-I", str(ROOT), "-isystem", f"{options.torch_dir}/include",
+         *[word for folder in options.include for word in ("-isystem", folder)], str(source)],
         capture_output=True, text=True)
     return header.relative_to(ROOT), time.time() - started, result
 
@@ -33,6 +34,7 @@ def compile_alone(header, options, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--torch-dir", default=os.environ.get("STRATA_TORCH_DIR", str(ROOT / ".deps/python/torch")))
+    parser.add_argument("--include", nargs="*", default=[], help="include folders of MPI and HDF5, for private headers")
     parser.add_argument("--compiler", default="g++")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--folder", default="")
