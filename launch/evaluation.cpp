@@ -31,13 +31,14 @@ Batch rows_with_limit(const DataSource& source, int64_t begin, int64_t end, int6
 }  // namespace evaluation_detail
 
 EvalResult evaluate(ParallelManager& model, const DataSource& source, int64_t rows,
-                    double bytes_per_token) {
+                    double bytes_per_token, const std::function<void()>& before_batch) {
   const auto start = std::chrono::steady_clock::now();
   EvalResult out;
   out.rows = rows == 0 ? source.rows_per_epoch() : std::min(rows, source.rows_per_epoch());
   const Plan& plan = model.plan();
   StepLoss sum;
   for (int64_t begin = 0; begin < out.rows; begin += plan.global_batch) {
+    if (before_batch) before_batch();
     std::vector<Batch> microbatches;
     for (int64_t m = 0; m < plan.microbatches; ++m) {
       const Range range = model.rows_needed(m);

@@ -183,6 +183,7 @@ std::optional<RunPosition> RunCheckpoints::resume(const std::filesystem::path& d
     optimizer.load(*reader,
                    reset ? DistributedOptimizer::Reset::All : DistributedOptimizer::Reset::None);
   });
+  model.weights_changed();
   RunPosition position;
   position.step = reader->step();
   position.samples = reader->samples();
@@ -297,6 +298,9 @@ bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimize
                    {"optim", quoted(config_.optim.name)},
                    {"seed", cat(config_.train.seed)},
                    {"dtype", quoted(config_.train.dtype)}};
+  for (const SharedParameter& shared : model.shared_parameters()) {
+    for (const std::string& alias : shared.aliases) request.aliases[alias] = shared.name;
+  }
   std::filesystem::path written;
   try {
     CheckpointWriter writer(runtime_.job(), request);

@@ -158,10 +158,6 @@ void Runtime::enter(Watchdog::Phase phase, const char* what, int64_t step) {
   if (watchdog_) watchdog_->enter(phase);
 }
 
-void Runtime::pause_watchdog() {
-  if (watchdog_) watchdog_->pause();
-}
-
 void Runtime::note_in_log(const std::string& text) {
   if (last_words_ < 0) return;
   const std::string line = text + "\n";

@@ -47,7 +47,6 @@ class Runtime {
   // What the rank does now, for the watchdog and the flight record; nothing without a run
   // directory.
   void enter(Watchdog::Phase phase, const char* what, int64_t step = -1);
-  void pause_watchdog();
 
   // Runs `body`, in which ranks may fail alone: such a failure is printed with the rank and ends
   // the whole job (MPI_Abort) before anything is destroyed, because destructors of others could

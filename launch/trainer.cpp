@@ -226,19 +226,23 @@ void Trainer::take_request_files() {
 
 void Trainer::evaluate_if_due(StepRecord& step) {
   if (!valid_data_ || !(trainer_detail::due(step.step, config_.eval.interval) || done())) return;
-  runtime_.pause_watchdog();
+  const auto alive = [&] { runtime_.enter(Watchdog::Phase::Evaluate, "evaluate", step.step); };
   step.eval = evaluate(*model_, *valid_data_, config_.eval.rows,
-                       tokenizer_ ? tokenizer_->bytes_per_token() : 0);
+                       tokenizer_ ? tokenizer_->bytes_per_token() : 0, alive);
   log::info(eval_line(*step.eval, step.step));
 }
 
 void Trainer::sample_if_due(int64_t step) {
   if (!trainer_detail::due(step, config_.sample.interval)) return;
-  runtime_.pause_watchdog();
+  const auto alive = [&](int32_t) {
+    runtime_.enter(Watchdog::Phase::Evaluate, "sample", step);
+    return true;
+  };
+  alive(0);
   const SampleSection& s = config_.sample;
   const SamplingOptions options{s.temperature, s.top_k, s.top_p, static_cast<uint64_t>(s.seed)};
   const std::vector<int32_t> ids = generate(*model_, tokenizer_->encode(s.prompt), s.tokens,
-                                            config_.data.sequence_length, options, 0);
+                                            config_.data.sequence_length, options, 0, alive);
   log::info("sample at step ", step, ": ",
             trainer_detail::printable(s.prompt + tokenizer_->decode(ids)));
 }

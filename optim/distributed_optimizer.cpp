@@ -219,7 +219,6 @@ void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
       });
     }
   }
-  impl_->model.weights_changed();
 }
 
 std::string DistributedOptimizer::rule_of(const std::string& parameter) const {

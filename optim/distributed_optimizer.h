@@ -49,8 +49,9 @@ class DistributedOptimizer {
 
   // Collective: /model/<name> (master where one exists) and /optim/<name>/<slot>.
   void save(CheckpointWriter& out) const;
-  // Collective: weights, masters and state; kinds of rules must match unless reset
-  // (ckpt.reset_optim).
+  // Weights, masters and state of this rank; kinds of rules must match unless reset
+  // (ckpt.reset_optim). Reads files and can fail on one rank alone: agree, then call
+  // model.weights_changed().
   enum class Reset { None, All };
   void load(const CheckpointReader& in, Reset reset = Reset::None);
 

@@ -66,7 +66,7 @@ class Gpt2Spec final : public ModelSpec {
 
   std::vector<SharedParameter> shared_parameters() const override {
     if (!c_.tie_word_embeddings) return {};
-    return {{"transformer.wte.weight", {0, layer_count() - 1}}};
+    return {{"transformer.wte.weight", {0, layer_count() - 1}, {"lm_head.weight"}}};
   }
 
   // HF stores the linear layers of a block as Conv1D, [in, out].

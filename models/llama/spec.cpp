@@ -64,7 +64,7 @@ class LlamaSpec final : public ModelSpec {
 
   std::vector<SharedParameter> shared_parameters() const override {
     if (!c_.tie_word_embeddings) return {};
-    return {{"model.embed_tokens.weight", {0, layer_count() - 1}}};
+    return {{"model.embed_tokens.weight", {0, layer_count() - 1}, {"lm_head.weight"}}};
   }
 
   bool foreign_ignored(const std::string& name) const override {

@@ -42,6 +42,8 @@ const char* phase_name(Watchdog::Phase phase) {
       return "first step";
     case Watchdog::Phase::Step:
       return "step";
+    case Watchdog::Phase::Evaluate:
+      return "evaluate";
     case Watchdog::Phase::Save:
       return "save";
     case Watchdog::Phase::Exit:
@@ -111,6 +113,7 @@ struct Watchdog::Impl {
       case Phase::Exit:
         return wd::kExitS;
       case Phase::Step:
+      case Phase::Evaluate:
         break;
     }
     if (options.step_s > 0) return options.step_s;
@@ -127,7 +130,7 @@ struct Watchdog::Impl {
       const double period = std::clamp(std::min(deadline_s(), options.grace_s) / 10, 0.005, 1.0);
       wake.wait_for(lock, std::chrono::duration<double>(period));
       if (stop) return;
-      const bool expired = !paused && watchdog_detail::seconds_since(begin) > deadline_s();
+      const bool expired = watchdog_detail::seconds_since(begin) > deadline_s();
       const std::string why =
           cat("rank ", options.rank, ": no progress in phase ", watchdog_detail::phase_name(phase),
               " for ", duration_text(deadline_s()));
@@ -164,7 +167,10 @@ struct Watchdog::Impl {
     for (int r = options.rank - 1; r >= 0; --r) {
       if (std::filesystem::exists(alive_file(r))) reporter = r;
     }
-    if (reporter == options.rank) {
+    // A rank that slept through all this (SIGSTOP) must not replace what was found while it slept.
+    if (std::filesystem::exists(report_file())) {
+      log::error("the run hangs; see ", report_file().string());
+    } else if (reporter == options.rank) {
       report();
     } else {
       // The launcher ends all ranks when the first one leaves: let the reporter finish.
@@ -213,7 +219,7 @@ struct Watchdog::Impl {
 
   std::mutex mutex;
   std::condition_variable wake;
-  bool stop = false, paused = false;
+  bool stop = false;
   Phase phase = Phase::Start;
   watchdog_detail::Clock::time_point begin = watchdog_detail::Clock::now();
   std::vector<double> steps;  // durations, a ring
@@ -229,7 +235,7 @@ Watchdog::~Watchdog() = default;
 void Watchdog::enter(Phase phase) {
   Impl& m = *impl_;
   const std::lock_guard<std::mutex> lock(m.mutex);
-  if (m.phase == Phase::Step && phase == Phase::Step && !m.paused) {
+  if (m.phase == Phase::Step && phase == Phase::Step) {
     const double seconds = watchdog_detail::seconds_since(m.begin);
     if (m.steps.size() < watchdog_detail::kStepsKept) {
       m.steps.push_back(seconds);
@@ -238,13 +244,7 @@ void Watchdog::enter(Phase phase) {
     }
   }
   m.phase = phase;
-  m.paused = false;
   m.begin = watchdog_detail::Clock::now();
-}
-
-void Watchdog::pause() {
-  const std::lock_guard<std::mutex> lock(impl_->mutex);
-  impl_->paused = true;
 }
 
 }  // namespace strata

@@ -26,10 +26,10 @@ class Watchdog {
   Watchdog(Options options, std::shared_ptr<OpLog> log);
   ~Watchdog();
 
-  enum class Phase { Start, Load, FirstStep, Step, Save, Exit };
-  void enter(
-      Phase phase);  // restarts the clock; a step's duration is learnt from one Step to the next
-  void pause();      // no deadline until the next enter()
+  // Evaluate: one batch of an evaluation or one token of a sample; it has a step's deadline.
+  enum class Phase { Start, Load, FirstStep, Step, Evaluate, Save, Exit };
+  // Restarts the clock; a step's duration is learnt from one Step to the next.
+  void enter(Phase phase);
 
  private:
   struct Impl;

@@ -16,7 +16,8 @@ class ConfigVisitor;
 // One storage used by several layers: tied embeddings.
 struct SharedParameter {
   std::string name;
-  std::vector<int> layers;  // the first is the owner for norm, checkpoint and count
+  std::vector<int> layers;           // the first is the owner for norm, checkpoint and count
+  std::vector<std::string> aliases;  // further names of it in the family's files
 };
 
 // A tensor of the family's own ecosystem.

@@ -65,18 +65,37 @@ TEST_F(WatchdogTest, ReportsAndCallsBackAfterTheDeadline) {
   EXPECT_EQ(w.hangs, 1);
 }
 
-TEST_F(WatchdogTest, ProgressAndPausesKeepItQuiet) {
+TEST_F(WatchdogTest, ProgressKeepsItQuiet) {
   Watched w(folder_.path(), 0, 1, 1.5);
   for (int i = 0; i < 12; ++i) {
     w.dog->enter(Watchdog::Phase::Step);
     std::this_thread::sleep_for(milliseconds(150));
   }
-  w.dog->pause();
-  std::this_thread::sleep_for(milliseconds(1900));
+  for (int i = 0; i < 12; ++i) {
+    w.dog->enter(Watchdog::Phase::Evaluate);
+    std::this_thread::sleep_for(milliseconds(150));
+  }
   EXPECT_EQ(w.hangs, 0);
   w.dog.reset();
   EXPECT_EQ(w.hangs, 0);
   EXPECT_FALSE(std::filesystem::exists(folder_.path() / "hang" / "trigger"));
+}
+
+TEST_F(WatchdogTest, AnEvaluationThatStopsIsAHang) {
+  Watched w(folder_.path(), 0, 1, 0.3);
+  w.dog->enter(Watchdog::Phase::Evaluate);
+  ASSERT_TRUE(w.hung_within(milliseconds(10000)));
+  EXPECT_NE(read(folder_.path() / "hang" / "report.txt").find("in phase evaluate"),
+            std::string::npos);
+}
+
+TEST_F(WatchdogTest, TheFirstReportStays) {
+  Watched w(folder_.path(), 0, 1, 0.3);
+  const auto report = folder_.path() / "hang" / "report.txt";
+  std::ofstream(report) << "found by others\n";  // while this rank was stopped
+  w.dog->enter(Watchdog::Phase::Step);
+  ASSERT_TRUE(w.hung_within(milliseconds(10000)));
+  EXPECT_EQ(read(report), "found by others\n");
 }
 
 TEST_F(WatchdogTest, OneRanksTriggerEndsAllAndTheLowestReports) {
