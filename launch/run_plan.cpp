@@ -20,7 +20,7 @@ std::string plan_json(const Plan& plan, const ModelSpec& model) {
   for (size_t l = 0; l < plan.layers.size(); ++l) {
     const LayerStrategy& s = plan.layers[l];
     layers.push_back({{"layer", model.layer_name(static_cast<int>(l))},
-                      {"stage", plan.stage_of_layer[l]},
+                      {"stage", plan.stage_of(static_cast<int>(l))},
                       {"dp", s.dp},
                       {"tp", s.tp},
                       {"zero", s.zero},

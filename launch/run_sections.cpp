@@ -62,7 +62,7 @@ UniformPlan PlanSection::request(int world_size, int64_t global_batch) const {
   out.strategy.tp = static_cast<int>(tp);
   out.strategy.zero = static_cast<int>(zero);
   out.strategy.sequence_parallel = sequence_parallel;
-  out.strategy.recompute = recompute == "full" ? Recompute::Full : Recompute::None;
+  out.strategy.recompute = parse_recompute(recompute).value_or(Recompute::None);
   out.global_batch = global_batch;
   out.microbatches = microbatches;
   out.schedule = schedule;

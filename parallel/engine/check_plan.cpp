@@ -32,7 +32,7 @@ std::string allowed_degrees(const std::vector<ParamMeta>& metas, int tp,
 
 }  // namespace check_plan_detail
 
-std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model) {
+std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model, int64_t) {
   using check_plan_detail::allowed_degrees;
   std::vector<std::string> problems;
   auto add = [&](const std::string& key, const std::string& given, const std::string& allowed,
@@ -41,7 +41,7 @@ std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model) {
   };
   const int layers = model.layer_count();
   if (static_cast<int>(plan.layers.size()) != layers ||
-      static_cast<int>(plan.stage_of_layer.size()) != layers) {
+      static_cast<int>(plan.virtual_stage.size()) != layers) {
     add("plan.layers", cat(plan.layers.size(), " layers"),
         cat(layers, " (embedding, blocks, head of this model)"));
     return problems;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/range.h"
 #include "core/tensor_fwd.h"
 
 namespace strata {
@@ -32,12 +33,6 @@ ShardSpec split_or_replicate(int64_t unit);  // rows; fewer units than ranks are
 ShardSpec split_in(int64_t unit = 1);        // columns of a [out, in] weight
 ShardSpec split(int dim, int64_t unit = 1);
 ShardSpec split_vocabulary(int64_t unit);  // rows, ragged
-
-struct Range {
-  int64_t begin = 0, end = 0;
-  int64_t size() const noexcept { return end - begin; }
-  bool operator==(const Range&) const = default;
-};
 
 // Ranges of spec.dim owned by part `index` of `count`, in local order; one covering everything when
 // not cut.

@@ -7,7 +7,24 @@
 
 namespace strata {
 
-std::string_view recompute_name(Recompute r) { return r == Recompute::Full ? "full" : "none"; }
+std::string_view recompute_name(Recompute r) {
+  switch (r) {
+    case Recompute::None:
+      break;
+    case Recompute::Selective:
+      return "selective";
+    case Recompute::Full:
+      return "full";
+  }
+  return "none";
+}
+
+std::optional<Recompute> parse_recompute(std::string_view name) {
+  for (const Recompute r : {Recompute::None, Recompute::Selective, Recompute::Full}) {
+    if (name == recompute_name(r)) return r;
+  }
+  return std::nullopt;
+}
 
 Plan make_uniform_plan(const UniformPlan& request, int layer_count) {
   const int model_ranks = std::max(1, request.pp) * std::max(1, request.strategy.tp);
@@ -23,9 +40,11 @@ Plan make_uniform_plan(const UniformPlan& request, int layer_count) {
   LayerStrategy strategy = request.strategy;
   strategy.dp = request.world_size / model_ranks;
   plan.layers.assign(layer_count, strategy);
-  const int stages = plan.stages, base = layer_count / stages, longer = layer_count % stages;
-  for (int stage = 0; stage < stages; ++stage) {
-    plan.stage_of_layer.insert(plan.stage_of_layer.end(), base + (stage < longer ? 1 : 0), stage);
+  plan.chunks = std::max(1, request.chunks);
+  const int parts = plan.stages * plan.chunks, base = layer_count / parts,
+            longer = layer_count % parts;
+  for (int part = 0; part < parts; ++part) {
+    plan.virtual_stage.insert(plan.virtual_stage.end(), base + (part < longer ? 1 : 0), part);
   }
   plan.global_batch = request.global_batch;
   plan.microbatches = request.microbatches;

@@ -41,7 +41,7 @@ TEST(UniformPlan, CutsStagesAsEvenlyAsPossibleLongerFirst) {
   request.world_size = 3;
   request.pp = 3;
   const Plan plan = make_uniform_plan(request, 8);
-  EXPECT_EQ(plan.stage_of_layer, (std::vector<int>{0, 0, 0, 1, 1, 1, 2, 2}));
+  EXPECT_EQ(plan.virtual_stage, (std::vector<int>{0, 0, 0, 1, 1, 1, 2, 2}));
   EXPECT_EQ(plan.layers[0].dp, 1);
 }
 
