@@ -7,10 +7,13 @@
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/text.h"
+#include "parallel/nn/linear_use.h"
 
 namespace strata {
 
-Tensor Linear::operator()(const Tensor& x) const { return ops::linear(x, weight_, bias_); }
+Tensor Linear::operator()(const Tensor& x) const {
+  return use_ ? use_->apply(x, weight_, bias_) : ops::linear(x, weight_, bias_);
+}
 Tensor RmsNorm::operator()(const Tensor& x) const { return ops::rms_norm(x, weight_, eps_); }
 Tensor LayerNorm::operator()(const Tensor& x) const {
   return ops::layer_norm(x, weight_, bias_, eps_);
@@ -39,18 +42,26 @@ Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, In
   Tensor handle = p->value;
   parameters_.push_back(std::move(p));
   after_exit_.push_back(false);
+  identical_.push_back(false);
   return handle;
 }
 
 Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard,
                       LinearOptions options) {
   const bool row_cut = shard.cut() && shard.dim == 1;
+  LinearRecord record{.name = name, .in = in, .out = out, .asked = shard, .role = options.role};
+  record.weight = record.bias = parameters_.size();
+  if (shard.dim == ShardSpec::kAutomatic) {
+    record.use = std::make_shared<LinearUse>();
+    shard = replicated();  // until the region knows better
+  }
   ShardSpec bias_shard = row_cut ? replicated() : shard;
   Tensor weight =
       param(name + ".weight", {out, in}, std::move(shard), Init::normal(options.init_std),
             {.kind = options.kind, .view = options.view});
   Tensor bias;
   if (options.bias) {
+    record.bias = parameters_.size();
     bias = param(name + ".bias", {out}, std::move(bias_shard), options.bias_init,
                  {.kind = ParamKind::Vector, .fp32 = true, .weight_decay = false});
     if (row_cut) {
@@ -59,7 +70,8 @@ Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpe
       bias = Tensor();
     }
   }
-  return Linear(std::move(weight), std::move(bias));
+  linears_.push_back(record);
+  return Linear(std::move(weight), std::move(bias), record.use);
 }
 
 RmsNorm Module::rms_norm(const std::string& name, int64_t width, double eps) {
@@ -88,24 +100,26 @@ Tensor Module::dropout(const std::string& site, const Tensor& x_BTD, double prob
 
 std::vector<Module::Owned> Module::collect(const std::string& prefix) {
   std::vector<Owned> out;
-  collect_into(out, prefix, false);
+  collect_into(out, prefix, Place::Outside);
   return out;
 }
 
-void Module::collect_into(std::vector<Owned>& out, const std::string& prefix, bool in_region) {
+void Module::collect_into(std::vector<Owned>& out, const std::string& prefix, Place place) {
   full_name_ = prefix.empty() ? prefix : prefix.substr(0, prefix.size() - 1);
-  in_region = in_region || is_region();
+  place = enter(place);
   const bool sequence_parallel = layout_.strategy().sequence_parallel;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     ParamMeta& meta = parameters_[i]->meta;
     meta.name = prefix + meta.name;
+    const bool identical = place == Place::Identical || identical_[i];
+    const bool in_region = place == Place::Region && !identical;
     meta.sum_grad_over_tp = meta.trainable && !meta.shard.cut() && layout_.tp_size() > 1 &&
-                            (sequence_parallel || (in_region && !after_exit_[i]));
+                            !identical && (sequence_parallel || (in_region && !after_exit_[i]));
     out.push_back({parameters_[i].get(), in_region, after_exit_[i]});
   }
   for (auto& [name, child] : children_) {
-    child->collect_into(out, cat(prefix, name, "."), in_region);
-    if (!child->is_region() && is_region()) {
+    child->collect_into(out, cat(prefix, name, "."), place);
+    if (!child->is_region()) {
       exit_biases_.insert(exit_biases_.end(), child->exit_biases_.begin(),
                           child->exit_biases_.end());
     }
@@ -114,24 +128,6 @@ void Module::collect_into(std::vector<Owned>& out, const std::string& prefix, bo
 
 Tensor Layer::logits(const Tensor&) {
   throw InternalError(cat("layer ", full_name(), " is not a head: it has no logits"));
-}
-
-ops::AttentionDropout Region::attention_dropout(double prob, int64_t local_heads, int64_t heads,
-                                                const Batch& batch) const {
-  if (prob <= 0 || !batch.training) return {};
-  return {.prob = prob,
-          .seed = layout().seed(),
-          .name = cat(full_name(), ".attention_dropout"),
-          .step = static_cast<uint32_t>(batch.step),
-          .first_row = batch.first_row,
-          .first_head = local_heads * layout().tp_index(),
-          .total_heads = heads};
-}
-
-Tensor Region::operator()(const Tensor& x, const Batch& batch) {
-  Tensor y = region_exit(forward(region_enter(x, layout()), batch), layout());
-  for (const Tensor& bias : exit_biases_) y = y + bias.to(y.scalar_type());
-  return y;
 }
 
 }  // namespace strata

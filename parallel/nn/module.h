@@ -7,14 +7,18 @@
 //   Region   from a whole residual-stream input to ONE partial sum; its operator() adds the
 //   collectives
 //
-// Boundary rule (Region::operator()):            enter fwd    enter bwd          exit fwd exit bwd
-//   tp = 1                                       nothing      nothing            nothing nothing tp
-//   > 1                                       identity     all_reduce(dx)     all_reduce(y)
-//   identity tp > 1, sequence_parallel                    all_gather   reduce_scatter
-//   reduce_scatter  all_gather   (time)
+// Boundary rule (Region::operator()), for the values and, backward, for their gradients:
+//
+//   tp = 1              nothing
+//   tp > 1              entry: identity, backward all_reduce; exit: all_reduce, backward identity
+//   sequence_parallel   entry: all_gather over time, backward reduce_scatter; exit: the reverse
+//
 // Gradient rule: sum_grad_over_tp = trainable && !cut && tp > 1 && (sequence_parallel || (inside a
 // Region && not added after its exit)). Both are applied by the library; authors set neither. A
 // bias on a split_in linear is added once, after the exit, by the Region.
+//
+// A Region in which nothing is declared cut is cut by the rules of auto_split.h. Where these cut
+// nothing, all of it is the same work on every rank: no collective, and no gradient is summed.
 #include <memory>
 #include <string>
 #include <utility>
@@ -23,6 +27,7 @@
 #include "core/batch.h"
 #include "core/ops/attention.h"
 #include "core/ops/dropout.h"
+#include "parallel/nn/auto_split.h"
 #include "parallel/nn/layout.h"
 #include "parallel/nn/parameter.h"
 
@@ -43,18 +48,23 @@ struct LinearOptions {
   Init bias_init = Init::zeros();
   ParamKind kind = ParamKind::Matrix;
   MatrixView view = MatrixView::Whole;
+  LinearRole role = LinearRole::Auto;  // what an undeclared linear reads (auto_split.h)
 };
+
+struct LinearUse;  // parallel/nn/linear_use.h
 
 // y = x W^T + b with W [out, in]; a value handle on parameters of the module that made it.
 class Linear {
  public:
   Linear() = default;
-  Linear(Tensor weight, Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {}
+  Linear(Tensor weight, Tensor bias, std::shared_ptr<const LinearUse> use = nullptr)
+      : weight_(std::move(weight)), bias_(std::move(bias)), use_(std::move(use)) {}
   Tensor operator()(const Tensor& x) const;
   const Tensor& weight() const { return weight_; }
 
  private:
-  Tensor weight_, bias_;  // bias undefined: none, or added after the region's exit
+  Tensor weight_, bias_;                  // bias undefined: none, or added after the region's exit
+  std::shared_ptr<const LinearUse> use_;  // of an undeclared linear; decided by collect()
 };
 
 // Normalisations over the whole (uncut) last dimension.
@@ -80,6 +90,8 @@ class LayerNorm {
   double eps_ = 0;
 };
 
+class Region;
+
 class Module {
  public:
   virtual ~Module() = default;
@@ -90,12 +102,16 @@ class Module {
 
   struct Owned {
     Parameter* parameter;
-    bool in_region;   // below a Region
+    bool in_region;   // below a Region that is cut
     bool after_exit;  // a bias that the Region adds after its exit
   };
   // All parameters below this module in declaration order; names get `prefix`. Called once by the
   // engine.
   std::vector<Owned> collect(const std::string& prefix);
+  // This module's full name once collected ("model.layers.3.self_attn"); the prefix of dropout
+  // streams.
+  const std::string& full_name() const noexcept { return full_name_; }
+  std::vector<const Region*> regions() const;  // below this module, itself included
 
  protected:
   explicit Module(const ParallelLayout& layout);
@@ -103,7 +119,10 @@ class Module {
   // Declares a parameter; the returned handle is filled when the engine attaches storage.
   Tensor param(const std::string& name, Shape logical, ShardSpec shard, Init init,
                ParamOptions options = {});
-  Linear linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard = replicated(),
+  // Without a ShardSpec (or with automatic(unit)) the cut is found from the region's linears, whose
+  // declarations must stand in the order in which forward uses them. Outside regions, and in a
+  // region that declares another cut, that means replicated().
+  Linear linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard = automatic(),
                 LinearOptions options = {});
   RmsNorm rms_norm(const std::string& name, int64_t width, double eps);
   LayerNorm layer_norm(const std::string& name, int64_t width, double eps);
@@ -116,21 +135,30 @@ class Module {
   // Dropout of residual-stream values [B, T, D]; `site` names it within this module.
   Tensor dropout(const std::string& site, const Tensor& x_BTD, double prob,
                  const Batch& batch) const;
-  // This module's full name once collected ("model.layers.3.self_attn"); the prefix of dropout
-  // streams.
-  const std::string& full_name() const noexcept { return full_name_; }
 
   std::vector<Tensor> exit_biases_;
 
  private:
   friend class Region;
-  void collect_into(std::vector<Owned>& out, const std::string& prefix, bool in_region);
+  enum class Place { Outside, Region, Identical };  // Identical: the same work on every rank
+  struct LinearRecord {
+    std::string name;
+    int64_t in, out;
+    ShardSpec asked;
+    LinearRole role;
+    size_t weight, bias;  // numbers in parameters_; equal: no bias
+    std::shared_ptr<LinearUse> use;
+  };
+  void collect_into(std::vector<Owned>& out, const std::string& prefix, Place place);
+  // Decides what has to be known of everything below before parameters are collected.
+  virtual Place enter(Place outer) { return outer; }
   virtual bool is_region() const noexcept { return false; }
 
   ParallelLayout layout_;
   std::string full_name_;
   std::vector<std::unique_ptr<Parameter>> parameters_;
-  std::vector<bool> after_exit_;
+  std::vector<bool> after_exit_, identical_;  // by parameter
+  std::vector<LinearRecord> linears_;
   std::vector<std::pair<std::string, std::shared_ptr<Module>>> children_;
 };
 
@@ -168,6 +196,11 @@ class Region : public Layer {
  public:
   Tensor operator()(const Tensor& x, const Batch& batch);  // enter, forward, exit, exit biases
 
+  // Once collected: the linears below in declaration order, and how the automatic rules cut them
+  // (nullptr where the author declared cuts). For reports.
+  const std::vector<LinearNode>& linears() const noexcept { return nodes_; }
+  const RegionSplit* split() const noexcept { return split_.get(); }
+
  protected:
   using Layer::Layer;
   TensorParallelOps tp() const { return TensorParallelOps(layout()); }
@@ -177,12 +210,34 @@ class Region : public Layer {
                                           const Batch& batch) const;
 
  private:
+  // What is below this region: every linear with its owner, and what else matters to the rules.
+  struct Survey {
+    struct Found {
+      LinearNode node;
+      Module* owner;
+      size_t index;
+    };
+    std::vector<Found> linears;
+    bool declares_cut = false, other_parameters = false;
+  };
+  static void survey(Module& module, const std::string& prefix, Survey& out);
+  void apply(const Survey::Found& found, const LinearSplit& split);
+  Place enter(Place outer) override;
   bool is_region() const noexcept override { return true; }
+
+  std::vector<LinearNode> nodes_;
+  std::unique_ptr<const RegionSplit> split_;
 };
 
 // The two boundary conversions, also used by the embedding and the head.
 Tensor region_enter(const Tensor& x, const ParallelLayout& layout);
 Tensor region_exit(const Tensor& partial, const ParallelLayout& layout,
                    SiteOp op = SiteOp::RegionExit);
+// The boundary of work that is the same on every rank: nothing, or under sequence parallelism
+// all tokens for it and the rank's own tokens of its result. complete_sum makes such a value from a
+// partial sum.
+Tensor identical_enter(const Tensor& x, const ParallelLayout& layout);
+Tensor identical_exit(const Tensor& y, const ParallelLayout& layout);
+Tensor complete_sum(const Tensor& partial, const ParallelLayout& layout);
 
 }  // namespace strata

@@ -12,6 +12,9 @@
 namespace strata {
 
 ShardSpec replicated() { return {}; }
+ShardSpec automatic(int64_t unit, std::vector<int64_t> segments) {
+  return {.dim = ShardSpec::kAutomatic, .unit = unit, .segments = std::move(segments)};
+}
 ShardSpec split_out(int64_t unit) { return {.dim = 0, .unit = unit}; }
 ShardSpec split_out(int64_t unit, std::vector<int64_t> segments) {
   return {.dim = 0, .unit = unit, .segments = std::move(segments)};

@@ -12,7 +12,8 @@ namespace strata {
 
 struct ShardSpec {
   static constexpr int kReplicated = -1;
-  int dim = kReplicated;  // logical dimension cut
+  static constexpr int kAutomatic = -2;  // not declared: the library decides (auto_split.h)
+  int dim = kReplicated;                 // logical dimension cut
   int64_t unit = 1;  // every part is a whole number of units (a head, a block, a quantisation tile)
   std::vector<int64_t>
       segments;  // logical lengths of fused parts along dim, each cut by itself; empty: one part
@@ -23,10 +24,13 @@ struct ShardSpec {
   // under a larger tp).
   bool replicate = false;
 
-  bool cut() const noexcept { return dim != kReplicated; }
+  bool cut() const noexcept { return dim >= 0; }
   bool operator==(const ShardSpec&) const = default;
 };
 ShardSpec replicated();
+// Of a linear's weight only: cut by the rules of auto_split.h, its output in units of `unit`
+// features (a head) and segment by segment. After Module::collect() no such spec is left.
+ShardSpec automatic(int64_t unit = 1, std::vector<int64_t> segments = {});
 ShardSpec split_out(int64_t unit = 1);                             // rows of a [out, in] weight
 ShardSpec split_out(int64_t unit, std::vector<int64_t> segments);  // fused rows (q, k, v)
 ShardSpec split_or_replicate(int64_t unit);  // rows; fewer units than ranks are replicated

@@ -15,7 +15,7 @@ namespace tp_ops_detail {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-enum class Move : int64_t { Identity, AllReduce, AllGather, ReduceScatter };
+enum class Move : int64_t { Identity, AllReduce, AllGather, ReduceScatter, TakeOwn };
 
 struct Conversion {
   Move forward, backward;
@@ -51,6 +51,12 @@ Tensor run(Move move, const Tensor& x, int64_t dim, const ParallelLayout& layout
       Tensor out = at::empty(shape, in.options());
       tp.reduce_scatter(out, in, layout.site(site)).wait();
       return out;
+    }
+    case Move::TakeOwn: {
+      STRATA_CHECK(x.size(dim) % tp.size() == 0,
+                   cat("a part of extent ", x.size(dim), " for each of ", tp.size(), " ranks"));
+      const int64_t part = x.size(dim) / tp.size();
+      return x.narrow(dim, tp.rank() * part, part).contiguous();
     }
   }
   return x;
@@ -104,6 +110,24 @@ Tensor region_exit(const Tensor& partial, const ParallelLayout& layout, SiteOp o
                                 sp ? Conversion{Move::ReduceScatter, Move::AllGather, 1, op, op}
                                    : Conversion{Move::AllReduce, Move::Identity, 0, op, op},
                                 layout);
+}
+
+Tensor identical_enter(const Tensor& x, const ParallelLayout& layout) {
+  if (!layout.strategy().sequence_parallel) return x;
+  return tp_ops_detail::convert(
+      x, {Move::AllGather, Move::TakeOwn, 1, SiteOp::RegionEnter, SiteOp::RegionEnter}, layout);
+}
+
+Tensor identical_exit(const Tensor& y, const ParallelLayout& layout) {
+  if (!layout.strategy().sequence_parallel) return y;
+  return tp_ops_detail::convert(
+      y, {Move::TakeOwn, Move::AllGather, 1, SiteOp::RegionExit, SiteOp::RegionExit}, layout);
+}
+
+Tensor complete_sum(const Tensor& partial, const ParallelLayout& layout) {
+  return tp_ops_detail::convert(
+      partial, {Move::AllReduce, Move::Identity, 0, SiteOp::RegionExit, SiteOp::RegionExit},
+      layout);
 }
 
 Tensor TensorParallelOps::all_reduce(const Tensor& x) const {

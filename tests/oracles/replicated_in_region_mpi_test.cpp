@@ -8,6 +8,7 @@
 #include "core/ops/linear.h"
 #include "core/text.h"
 #include "parallel/nn/module.h"
+#include "tests/support/custom_spec.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/run_model.h"
 
@@ -50,38 +51,13 @@ class HeadNormBlock final : public Layer {
   std::shared_ptr<HeadNormMixer> mixer_;
 };
 
-// A tiny Llama with other blocks.
-class HeadNormSpec final : public ModelSpec {
- public:
-  HeadNormSpec() : llama_(make_tiny(tiny_models()[1])) {}
-  std::string family() const override { return "head_norm"; }
-  int layer_count() const override { return llama_->layer_count(); }
-  std::string layer_name(int layer) const override { return llama_->layer_name(layer); }
-  std::string parameter_prefix(int layer) const override { return llama_->parameter_prefix(layer); }
-  std::string cost_class(int layer) const override { return llama_->cost_class(layer); }
-  std::shared_ptr<Layer> make_layer(int layer, const ParallelLayout& layout) const override {
-    if (layer == 0 || layer == layer_count() - 1) return llama_->make_layer(layer, layout);
-    return std::make_shared<HeadNormBlock>(layout);
-  }
-  Shape boundary(int layer, int64_t rows, int64_t time) const override {
-    return llama_->boundary(layer, rows, time);
-  }
-  double flops_per_token(int layer, int64_t time) const override {
-    return llama_->flops_per_token(layer, time);
-  }
-  int64_t vocabulary() const override { return llama_->vocabulary(); }
-  std::string foreign_config() const override { return llama_->foreign_config(); }
-
- private:
-  std::shared_ptr<const ModelSpec> llama_;
-};
-
 struct Gradients {
   std::unique_ptr<CommPool> pool;
   std::unique_ptr<ParallelManager> manager;
 
   Gradients(std::unique_ptr<Communicator> job, int tp) {
-    auto spec = std::make_shared<HeadNormSpec>();
+    auto spec = std::make_shared<CustomSpec>(
+        [](const ParallelLayout& layout) { return std::make_shared<HeadNormBlock>(layout); });
     UniformPlan request;
     request.world_size = job->size();
     request.strategy.tp = tp;

@@ -8,8 +8,9 @@
 
 namespace strata::testing {
 
-ModelRun::ModelRun(const TinyModel& model, const RunSetup& setup, std::unique_ptr<Communicator> job)
-    : spec_(make_tiny(model)), setup_(setup) {
+ModelRun::ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
+                   std::unique_ptr<Communicator> job)
+    : spec_(std::move(spec)), setup_(setup) {
   UniformPlan request;
   request.world_size = job->size();
   request.strategy.tp = setup.tp;

@@ -25,7 +25,10 @@ struct RunSetup {
 class ModelRun {
  public:
   // job: all ranks take part. dp = job size / tp.
-  ModelRun(const TinyModel& model, const RunSetup& setup, std::unique_ptr<Communicator> job);
+  ModelRun(const TinyModel& model, const RunSetup& setup, std::unique_ptr<Communicator> job)
+      : ModelRun(make_tiny(model), setup, std::move(job)) {}
+  ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
+           std::unique_ptr<Communicator> job);
 
   StepLoss forward_backward(int64_t step);
   StepReport step(int64_t step, double lr);  // forward_backward + optimizer
