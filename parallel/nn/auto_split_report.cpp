@@ -1,5 +1,6 @@
 #include "parallel/nn/auto_split_report.h"
 
+#include <algorithm>
 #include <map>
 
 #include "core/text.h"
@@ -54,6 +55,15 @@ std::string whole_work_line(const std::vector<LinearNode>& nodes, const RegionSp
              " FLOPs per token of the forward pass\n");
 }
 
+// The layer under tp, without storage.
+std::shared_ptr<Layer> shape_only(const ModelSpec& spec, int layer, Communicator& tp) {
+  ParallelLayout::Parts parts;
+  parts.strategy.tp = tp.size();
+  parts.tp = &tp;
+  parts.device = at::kMeta;
+  return spec.make_layer(layer, ParallelLayout(parts));
+}
+
 class Reporter {
  public:
   Reporter(const ModelSpec& spec, int tp, int64_t value_bytes)
@@ -76,11 +86,7 @@ class Reporter {
 
  private:
   std::string describe(int layer) {
-    ParallelLayout::Parts parts;
-    parts.strategy.tp = tp_->size();
-    parts.tp = tp_.get();
-    parts.device = at::kMeta;
-    const auto module = spec_.make_layer(layer, ParallelLayout(parts));
+    const auto module = shape_only(spec_, layer, *tp_);
     std::string out;
     std::map<std::string, const ParamMeta*> metas;
     for (const auto& owned : module->collect("")) {
@@ -139,6 +145,42 @@ class Reporter {
 
 std::string auto_split_report(const ModelSpec& spec, int tp, int64_t value_bytes) {
   return auto_split_report_detail::Reporter(spec, tp, value_bytes).text();
+}
+
+std::vector<std::string> auto_split_notes(const ModelSpec& spec, const Plan& plan) {
+  struct Note {
+    std::string first, text;  // region within its layer, and what it says
+    std::string where;        // full name of the first
+    int more = 0;
+  };
+  std::vector<Note> notes;
+  for (int layer = 0; layer < spec.layer_count(); ++layer) {
+    const int tp = plan.layers[static_cast<size_t>(layer)].tp;
+    if (tp == 1) continue;
+    const auto group = make_null_communicator(tp);
+    const auto module = auto_split_report_detail::shape_only(spec, layer, *group);
+    module->collect("");
+    for (const Region* region : module->regions()) {
+      if (region->split() == nullptr) continue;
+      const std::string text = join(region->split()->notes, "; ");
+      if (text.empty()) continue;
+      const auto same = [&](const Note& n) {
+        return n.first == region->full_name() && n.text == text;
+      };
+      const auto it = std::find_if(notes.begin(), notes.end(), same);
+      if (it != notes.end()) {
+        ++it->more;
+      } else {
+        notes.push_back(
+            {region->full_name(), text, cat(spec.parameter_prefix(layer), region->full_name())});
+      }
+    }
+  }
+  std::vector<std::string> out;
+  for (const Note& note : notes)
+    out.push_back(
+        cat(note.where, note.more > 0 ? cat(" and ", note.more, " like it") : "", ": ", note.text));
+  return out;
 }
 
 }  // namespace strata

@@ -218,6 +218,20 @@ lm_head
 )");
 }
 
+TEST(AutoSplitReport, NotesNameTheRegionAndCountItsLikes) {
+  const testing::CustomSpec spec(
+      [](const ParallelLayout& layout) { return std::make_shared<Block>(layout); });
+  UniformPlan request{.world_size = 4};
+  request.strategy.tp = 4;
+  const auto notes = auto_split_notes(spec, make_uniform_plan(request, spec.layer_count()));
+  ASSERT_EQ(notes.size(), 1u) << join(notes, "\n");
+  EXPECT_EQ(notes[0],
+            "model.layers.0.odd and 1 like it: up makes 99 features, not divisible by 4: computed "
+            "on every rank; computed on every rank: no linear of it can be cut");
+  request.strategy.tp = 1;
+  EXPECT_EQ(auto_split_notes(spec, make_uniform_plan(request, spec.layer_count())).size(), 0u);
+}
+
 // Cuts that authors declare are shown too.
 TEST(AutoSplitReport, ShowsDeclaredCuts) {
   const std::string text = auto_split_report(*testing::make_tiny(testing::tiny_models()[1]), 2);
