@@ -39,7 +39,7 @@ int cmd_eval(const Arguments& arguments) {
   line.option("checkpoint", "DIR", "folder of one checkpoint");
   line.flag("json", "print the result as JSON");
   if (!line.parse(arguments)) return 0;
-  const RunConfig config = read_session_config(line);
+  const RunConfig config = read_session_config(line, arguments.families);
   Runtime runtime({config.runtime, config.comm, config.log, {}});
   ModelSession session(config, runtime);
   return runtime.guard([&] {

@@ -74,7 +74,7 @@ int cmd_sample(const Arguments& arguments) {
     if (!parse_integer(*text, count) || count < 1)
       throw ConfigError("--count", cat('"', *text, '"'), "integer >= 1");
   }
-  const RunConfig config = read_session_config(line);
+  const RunConfig config = read_session_config(line, arguments.families);
   Runtime runtime({config.runtime, config.comm, config.log, {}});
   ModelSession session(config, runtime);
   return runtime.guard([&] {

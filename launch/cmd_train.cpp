@@ -36,7 +36,8 @@ int cmd_train(const Arguments& arguments) {
   line.positional("RUN.ini", 1, 1);
   if (!line.parse(arguments)) return 0;
   install_signal_handlers(find_launcher());
-  const RunConfig config = read_run_config({line.words()[0], line.overrides()});
+  const RunConfig config = read_run_config(
+      {.path = line.words()[0], .overrides = line.overrides(), .families = arguments.families});
   io::set_fault_plan(config.fault.inject);
   Runtime runtime({config.runtime, config.comm, config.log, config.run.directory()});
   Trainer trainer(config, runtime);

@@ -74,7 +74,9 @@ int run_command(const Arguments& arguments) {
 }
 
 Arguments after_verb(const Arguments& arguments) {
-  return arguments.empty() ? Arguments() : Arguments(arguments.begin() + 1, arguments.end());
+  Arguments rest = arguments;
+  if (!rest.empty()) rest.erase(rest.begin());
+  return rest;
 }
 
 std::string take_verb(const std::string& command, const Arguments& arguments,

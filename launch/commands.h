@@ -1,12 +1,18 @@
 #pragma once
 // The commands of the binary. Each gets the words after its name and returns the exit code; errors
-// are thrown (core/error.h) and turned into messages and codes by main().
+// are thrown (core/error.h) and turned into messages and codes by run_cli().
 #include <string>
 #include <vector>
 
+#include "models/register.h"
+
 namespace strata {
 
-using Arguments = std::vector<std::string>;
+// Words, and the model families that the program brings itself (launch/cli.h).
+struct Arguments : std::vector<std::string> {
+  using vector::vector;
+  ExtraFamilies families;
+};
 
 int cmd_train(const Arguments& arguments);
 int cmd_eval(const Arguments& arguments);

@@ -16,15 +16,17 @@ std::string product_section(const Table& table, const std::string& name, const c
   return writer.text();
 }
 
-std::string settings(ConfigFormat format) {
+std::string settings(ConfigFormat format, const ExtraFamilies& families) {
   ConfigWriter writer(format);
-  RunConfig().visit_settings(writer.visitor());
+  RunConfig config;
+  config.families = families;
+  config.visit_settings(writer.visitor());
   return writer.text();
 }
 
 }  // namespace config_schema_detail
 
-std::string config_markdown() {
+std::string config_markdown(const ExtraFamilies& families) {
   using namespace config_schema_detail;
   std::string out =
       "# Run files\n\n"
@@ -35,11 +37,11 @@ std::string config_markdown() {
       "the command line as `--section.key=value`, which wins over the file. Integers take `k`, "
       "`M`, `G`, `KiB`, `MiB`, "
       "`GiB`; times take `s`, `m`, `h`, `d`.\n\n";
-  out += settings(ConfigFormat::Markdown);
-  for (const std::string& name : model_registry().names()) {
-    out +=
-        "\n" + product_section(model_registry(), name, "model",
-                               cat("Keys of `model.name = ", name, "`."), ConfigFormat::Markdown);
+  out += settings(ConfigFormat::Markdown, families);
+  const ModelRegistry models = model_registry({}, families);
+  for (const std::string& name : models.names()) {
+    out += "\n" + product_section(models, name, "model", cat("Keys of `model.name = ", name, "`."),
+                                  ConfigFormat::Markdown);
   }
   for (const std::string& name : rule_registry().names()) {
     out +=
@@ -49,7 +51,7 @@ std::string config_markdown() {
   return out;
 }
 
-std::string config_json() {
+std::string config_json(const ExtraFamilies& families) {
   using namespace config_schema_detail;
   const auto products = [](const auto& table, const char* section) {
     std::vector<std::string> parts;
@@ -59,8 +61,8 @@ std::string config_json() {
     }
     return "{" + join(parts, ",\n") + "}";
   };
-  return cat("{\"settings\": ", trim(settings(ConfigFormat::Json)),
-             ",\n\"model\": ", products(model_registry(), "model"),
+  return cat("{\"settings\": ", trim(settings(ConfigFormat::Json, families)),
+             ",\n\"model\": ", products(model_registry({}, families), "model"),
              ",\n\"optim\": ", products(rule_registry(), "optim"), "}\n");
 }
 

@@ -10,10 +10,11 @@
 
 namespace strata {
 
-RunConfig read_session_config(const CommandLine& line) {
+RunConfig read_session_config(const CommandLine& line, const ExtraFamilies& families) {
   RunInput input;
   input.path = line.words()[0];
   input.overrides = line.overrides();
+  input.families = families;
   input.data = RunInput::Data::ForVocabulary;
   if (const auto directory = line.value("checkpoint"))
     input.overrides.emplace_back("ckpt.resume", *directory);

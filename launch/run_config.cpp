@@ -26,10 +26,10 @@ void RunConfig::visit_before_model(ConfigVisitor& v) {
 }
 
 void RunConfig::visit_model(ConfigVisitor& v, bool with_products) {
-  const ModelRegistry families = model_registry(model_options());
+  const ModelRegistry registry = model_registry(model_options(), families);
   v.begin_section("model", "The network; other keys are those of the family's config.json.");
-  v.field("name", model_name, one_of(families.names()), "model family");
-  if (with_products && families.contains(model_name)) model = families.make(model_name, v);
+  v.field("name", model_name, one_of(registry.names()), "model family");
+  if (with_products && registry.contains(model_name)) model = registry.make(model_name, v);
   v.end_section();
 }
 
@@ -66,7 +66,9 @@ void RunConfig::visit_settings(ConfigVisitor& v) {
 // One reading of a run file; the vocabulary is settled between the data and the model.
 class RunConfigReader {
  public:
-  explicit RunConfigReader(const RunInput& input) : input_(input), writer_(ConfigFormat::Ini) {}
+  explicit RunConfigReader(const RunInput& input) : input_(input), writer_(ConfigFormat::Ini) {
+    config_.families = input.families;
+  }
 
   RunConfig read() {
     if (!input_.path.empty()) reader_.add_file(input_.path);

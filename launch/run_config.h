@@ -46,6 +46,7 @@ struct RunConfig {
   std::shared_ptr<const ModelSpec> model;        // of [model]; set by reading
   std::shared_ptr<const DataSource> train_data;  // opened while reading, unless that was not needed
   std::string ini;                               // effective configuration; set by reading
+  ExtraFamilies families;                        // known besides the built-in ones
 
   // All sections, in the order of docs/config.md. A reader fills the struct and `model`.
   void visit(ConfigVisitor& v);
@@ -72,6 +73,7 @@ struct RunInput {
   std::string path;  // run file; empty: overrides and defaults only
   Overrides overrides;
   Data data = Data::Open;
+  ExtraFamilies families = {};  // known besides the built-in ones
 };
 
 // Throws ConfigError with every problem of the whole input; DataError when the data cannot be
@@ -82,8 +84,8 @@ RunConfig read_run_config(const RunInput& input);
 std::vector<std::unique_ptr<UpdateRule>> make_rules(const RunConfig& config);
 
 // docs/config.md: all sections, then the keys of every model family and update rule.
-std::string config_markdown();
+std::string config_markdown(const ExtraFamilies& families = {});
 // The same as one JSON object, "section.key" -> type, default, allowed, help.
-std::string config_json();
+std::string config_json(const ExtraFamilies& families = {});
 
 }  // namespace strata

@@ -13,6 +13,7 @@
 #include "launch/failure.h"
 #include "launch/run_plan.h"
 #include "launch/sampler.h"
+#include "parallel/nn/auto_split_report.h"
 
 namespace strata {
 namespace trainer_detail {
@@ -74,6 +75,8 @@ void Trainer::build() {
     return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch);
   });
   log::info("plan: ", plan_text(plan_));
+  for (const std::string& note : auto_split_notes(*config_.model, plan_))
+    log::info("tensor parallelism: ", note);
   log::info("data: ", config_.train_data->description());
   if (runtime_.op_log() != nullptr) {
     std::vector<std::string> names;

@@ -41,7 +41,7 @@ nlohmann::json parse(const std::string& text, const std::string& name) {
 
 }  // namespace register_detail
 
-ModelRegistry model_registry(const ModelOptions& options) {
+ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& extra) {
   ModelRegistry registry("model.name");
   registry.add("llama", [options](ConfigVisitor& v) {
     LlamaConfig config;
@@ -53,6 +53,7 @@ ModelRegistry model_registry(const ModelOptions& options) {
     config.visit(v);
     return make_gpt2_spec(config, options);
   });
+  if (extra) extra(registry, options);
   return registry;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 // All model families, and how their specs are made from a run file or from a foreign config.json.
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -16,9 +17,13 @@ struct ModelOptions {
   int64_t head_chunk_tokens = 1024;  // train.head_chunk_tokens
 };
 
+// Adds the families that a program brings itself: registry.add("mine", ...). Called whenever a
+// registry is made; the options go into the specs.
+using ExtraFamilies = std::function<void(ModelRegistry& registry, const ModelOptions& options)>;
+
 // One entry per family. The visitor reads the family's keys inside the current section ([model] or
 // a config.json object).
-ModelRegistry model_registry(const ModelOptions& options = {});
+ModelRegistry model_registry(const ModelOptions& options = {}, const ExtraFamilies& extra = {});
 
 // The family of a config.json by its model_type ("llama", "gpt2", ...). Throws ConfigError naming
 // what is known.
