@@ -5,6 +5,8 @@
 * In docs/architecture.md every `file.cpp` or `folder/` in backquotes exists, and in its section "The walk of one batch"
   every function in backquotes with parentheses, `Class::function()` or `function()`, occurs in the file that the same
   line names. In the table of folders, the types of the last column occur in a header below the folder.
+* In docs/own-model.md every block marked cpp, cmake or ini is a run of lines of a file in examples/own_model/, indentation
+  aside. The example keeps its promise: less than 150 lines that do not speak of ranks.
 """
 
 import pathlib
@@ -16,8 +18,29 @@ PATH = re.compile(r"`((?:core|parallel|models|optim|data|launch|tests|bench|tool
 FUNCTION = re.compile(r"`((?:\w+::)*\w+)\(\)`")
 
 
+def example_problems():
+    folder, page = ROOT / "examples" / "own_model", ROOT / "docs" / "own-model.md"
+    problems, blocks = [], 0
+    files = [[line.strip() for line in path.read_text().splitlines()] for path in sorted(folder.iterdir())]
+    text = page.read_text()
+    for match in re.finditer(r"^```(?:cpp|cmake|ini)\n(.*?)^```$", text, re.M | re.S):
+        blocks += 1
+        block = [line.strip() for line in match.group(1).splitlines()]
+        if not any(block == lines[at:at + len(block)] for lines in files for at in range(len(lines))):
+            number = text.count("\n", 0, match.start()) + 1
+            problems.append(f"docs/own-model.md:{number}: this block is not in examples/own_model/")
+    if blocks < 8:
+        problems.append(f"docs/own-model.md: {blocks} blocks of code, expected 8 or more")
+    source = (folder / "own_model.cpp").read_text()
+    if source.count("\n") >= 150:
+        problems.append(f"examples/own_model/own_model.cpp: {source.count(chr(10))} lines, at most 149")
+    for word in re.findall(r"\b(?:ranks?|tp|dp|tp_\w+|split_(?:out|in)|shard\w*)\b", source, re.I):
+        problems.append(f"examples/own_model/own_model.cpp: speaks of {word}")
+    return problems
+
+
 def main():
-    problems = []
+    problems = example_problems()
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "models").glob("*/README.md"))]
     for page in pages:
         where = page.relative_to(ROOT)
