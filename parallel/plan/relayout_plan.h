@@ -28,10 +28,11 @@ struct RelayoutPiece {
   ActivationPart part;  // in numbers of the whole micro-batch
 };
 struct RelayoutPlan {
+  int rank = 0;                                // of this process in its stage
   ActivationPart from, to;                     // of this rank
   std::vector<RelayoutPiece> sends, receives;  // by peer; copies to itself are in both
-  bool nothing() const { return from == to; }
-  int64_t received_elements() const;  // from others
+  bool nothing() const;                        // this rank keeps what it has and serves nobody
+  int64_t received_elements() const;           // from others
 };
 // parts_from, parts_to: one per rank of the stage.
 RelayoutPlan relayout_plan(const std::vector<ActivationPart>& parts_from,

@@ -37,7 +37,7 @@ const std::vector<std::string_view>& schedule_names();
 std::string why_not_schedule(std::string_view name, int stages, int microbatches, int chunks);
 
 // Requires why_not_schedule() to be empty. group: micro-batches that go through a chunk together
-// (interleaved only; 0: `stages`).
+// (interleaved only); 0: the smallest that works, which is `stages` when it divides microbatches.
 Schedule make_schedule(std::string_view name, int stages, int microbatches, int chunks = 1,
                        int group = 0);
 
