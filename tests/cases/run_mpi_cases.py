@@ -53,12 +53,22 @@ class Runs:
     def curve(self, run):
         return [(m["step"], m["loss"], m["grad_norm"], m["lr"]) for m in self.metrics(run)]
 
-    def wait_for_steps(self, run, count, process):
-        """Until the run has done that many steps."""
+    def wait_for(self, what, process):
+        """Until what() is true or the process has ended; the run is given so many steps that it does not end first."""
         for _ in range(2400):
-            if process.poll() is not None or len(self.metrics(run)) >= count:
+            if what() or process.poll() is not None:
                 return
             time.sleep(0.025)
+
+    def wait_for_steps(self, run, count, process):
+        """Until the run has done that many steps."""
+        self.wait_for(lambda: len(self.metrics(run)) >= count, process)
+
+    def checkpoints(self, run):
+        """Committed ones, oldest first."""
+        folder = os.path.join(self.folder, run, "checkpoints")
+        found = sorted(os.listdir(folder)) if os.path.exists(folder) else []
+        return [name for name in found if name.startswith("step-") and ".tmp" not in name]
 
     def diff(self, a, b):
         return subprocess.run([self.binary, "ckpt", "diff", a, b, "--optim"], cwd=self.folder, stdout=subprocess.PIPE,
@@ -96,19 +106,26 @@ def checkpoints_move_between_layouts(runs):
             differing_curves(runs.curve("whole"), runs.curve("moved"), 1e-9)]
 
 
+# A run that is interrupted has far more steps to do than it will get to, so that a request never comes too late. The
+# learning rate then must not depend on the number of steps.
+ENDLESS = "--train.steps=100000"
+CONSTANT = ["--sched.name=constant", "--sched.warmup=2"]
+
+
 def preemption(runs):
     """SIGUSR1 to mpirun: saved, 75, and the next start ends up with the same bits."""
-    base = ["train", "run.ini", "--train.steps=40", "--plan.tp=2", "--ckpt.interval=1000"]
-    wrong = [judge(*runs.run((2, [*base, "--run.dir=calm"])), 0, [])]
-    process = runs.start((2, [*base, "--run.dir=stopped"]))
+    base = ["train", "run.ini", "--plan.tp=2", "--ckpt.interval=0", *CONSTANT]
+    process = runs.start((2, [*base, ENDLESS, "--run.dir=stopped"]))
     runs.wait_for_steps("stopped", 5, process)
     process.send_signal(signal.SIGUSR1)
     text = process.communicate(timeout=60)[0].decode(errors="replace")
-    wrong.append(judge(process.returncode, text, 75, []))
+    wrong = [judge(process.returncode, text, 75, [])]
     done = len(runs.metrics("stopped"))
-    if not 5 <= done < 40:
-        wrong.append(f"{done} steps were done when the run stopped")
-    wrong.append(judge(*runs.run((2, [*base, "--run.dir=stopped"])), 0, []))
+    if done < 5 or runs.checkpoints("stopped") != [f"step-{done:012}"]:
+        wrong.append(f"{done} steps were done when the run stopped; checkpoints: {runs.checkpoints('stopped')}")
+    steps = f"--train.steps={done + 10}"
+    wrong.append(judge(*runs.run((2, [*base, steps, "--run.dir=stopped"])), 0, []))
+    wrong.append(judge(*runs.run((2, [*base, steps, "--run.dir=calm"])), 0, []))
     if runs.curve("calm") != runs.curve("stopped"):
         wrong.append("the curves differ")
     if runs.diff("calm", "stopped") != 0:
@@ -117,19 +134,29 @@ def preemption(runs):
 
 
 def save_and_go_on(runs):
-    """SIGUSR2: a checkpoint in between, and the run ends as if nothing had been."""
-    process = runs.start((2, ["train", "run.ini", "--run.dir=saved", "--train.steps=40", "--ckpt.interval=0"]))
+    """SIGUSR2: a checkpoint in between, and the run goes on as if nothing had been."""
+    base = ["train", "run.ini", "--ckpt.interval=0", *CONSTANT]
+    process = runs.start((2, [*base, ENDLESS, "--run.dir=saved"]))
     runs.wait_for_steps("saved", 5, process)
     process.send_signal(signal.SIGUSR2)
+    runs.wait_for(lambda: runs.checkpoints("saved"), process)
+    between = len(runs.metrics("saved"))
+    runs.wait_for_steps("saved", between + 5, process)
+    process.send_signal(signal.SIGUSR1)
     text = process.communicate(timeout=60)[0].decode(errors="replace")
-    found = sorted(os.listdir(os.path.join(runs.folder, "saved", "checkpoints")))
-    steps = [name for name in found if name.startswith("step-")]
-    return [judge(process.returncode, text, 0, []), "" if len(steps) == 2 else f"checkpoints: {found}"]
+    done = len(runs.metrics("saved"))
+    wrong = [judge(process.returncode, text, 75, []),
+             judge(*runs.run((2, [*base, f"--train.steps={done}", "--run.dir=unsaved"])), 0, [])]
+    if len(runs.checkpoints("saved")) != 2 or done < between + 5:
+        wrong.append(f"checkpoints: {runs.checkpoints('saved')} after {done} steps")
+    if runs.curve("saved") != runs.curve("unsaved"):
+        wrong.append("the curves differ")
+    return wrong
 
 
 def termination(runs):
     """SIGTERM to one process: no save, 143 at once, the flight record and a last line are there."""
-    arguments = ["train", "run.ini", "--run.dir=ended", "--train.steps=100000", "--runtime.backend=self"]
+    arguments = ["train", "run.ini", "--run.dir=ended", ENDLESS, "--runtime.backend=self"]
     process = subprocess.Popen([runs.binary, *arguments], cwd=runs.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     runs.wait_for_steps("ended", 3, process)
     begin = time.monotonic()
@@ -145,17 +172,17 @@ def termination(runs):
 
 def killed_run_goes_on(runs):
     """SIGKILL to a rank: the others end, and the next start goes on from the newest checkpoint bit for bit."""
-    base = ["train", "run.ini", "--train.steps=30", "--ckpt.interval=3"]
-    wrong = [judge(*runs.run((2, [*base, "--run.dir=unhurt"])), 0, [])]
-    process = runs.start((2, [*base, "--run.dir=killed"]))
+    base = ["train", "run.ini", "--ckpt.interval=3", *CONSTANT]
+    process = runs.start((2, [*base, ENDLESS, "--run.dir=killed"]))
     runs.wait_for_steps("killed", 8, process)
     with open(os.path.join(runs.folder, "killed", "lock"), encoding="utf-8") as file:
         rank0 = int(file.read().split()[1])
     os.kill(rank0, signal.SIGKILL)
     process.communicate(timeout=60)
-    if process.returncode == 0:
-        wrong.append("exit code 0 after a rank was killed")
-    wrong.append(judge(*runs.run((2, [*base, "--run.dir=killed"])), 0, []))
+    wrong = ["exit code 0 after a rank was killed"] if process.returncode == 0 else []
+    steps = f"--train.steps={len(runs.metrics('killed')) + 10}"
+    wrong.append(judge(*runs.run((2, [*base, steps, "--run.dir=killed"])), 0, []))
+    wrong.append(judge(*runs.run((2, [*base, steps, "--run.dir=unhurt"])), 0, []))
     if runs.curve("unhurt") != runs.curve("killed"):
         wrong.append("the curves differ")
     if runs.diff("unhurt", "killed") != 0:
@@ -165,7 +192,7 @@ def killed_run_goes_on(runs):
 
 def hang_is_reported(runs):
     """A rank that stands still: the others end with 7 within seconds, and leave a report on every rank."""
-    process = runs.start((2, ["train", "run.ini", "--run.dir=hung", "--train.steps=100000", "--ckpt.interval=0",
+    process = runs.start((2, ["train", "run.ini", "--run.dir=hung", ENDLESS, "--ckpt.interval=0",
                               "--runtime.step_timeout_s=2"]))
     runs.wait_for_steps("hung", 5, process)
     with open(os.path.join(runs.folder, "hung", "lock"), encoding="utf-8") as file:
@@ -220,7 +247,7 @@ def configuration_errors_are_printed_once(runs):
 
 def locked_directory(runs):
     """A second run in the same directory is refused while the first one lives."""
-    process = runs.start((2, ["train", "run.ini", "--run.dir=locked", "--train.steps=100000", "--ckpt.interval=0"]))
+    process = runs.start((2, ["train", "run.ini", "--run.dir=locked", ENDLESS, "--ckpt.interval=0"]))
     runs.wait_for_steps("locked", 1, process)
     second = runs.run((2, ["train", "run.ini", "--run.dir=locked"]))
     process.send_signal(signal.SIGUSR1)
