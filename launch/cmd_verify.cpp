@@ -13,12 +13,12 @@
 #include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/failure.h"
-#include "launch/gather.h"
 #include "launch/parity_case.h"
 #include "launch/parity_report.h"
 #include "launch/run_plan.h"
 #include "launch/runtime.h"
 #include "optim/distributed_optimizer.h"
+#include "parallel/engine/gather.h"
 
 namespace strata {
 namespace cmd_verify_detail {
@@ -164,7 +164,7 @@ class Verification {
     const double counted = sums[1].item<double>();
     if (case_.loss) report_.compare("loss", sums[0].item<double>() / counted, *case_.loss);
     const double scale = std::ldexp(1.0, model_->loss_exponent()) / counted;
-    compare_gradients(gather_logical(*model_, [&](const Parameter& p) { return p.grad * scale; }));
+    compare_gradients(gather_logical(*model_, [&](const OwnedSlice& s) { return s.grad * scale; }));
   }
 
   void compare_gradients(const std::map<std::string, Tensor>& computed) {

@@ -97,7 +97,7 @@ void Trainer::build() {
             model_->logical_elements(), " parameters; ", config_.train.dtype, " on ",
             runtime_.device().str(), ", ", runtime_.threads(),
             runtime_.threads() == 1 ? " thread" : " threads", " a rank; gradients ",
-            bytes_text(static_cast<double>(model_->buffer_bytes())), ", optimizer ",
+            bytes_text(static_cast<double>(model_->buffer_bytes().gradients)), ", optimizer ",
             bytes_text(static_cast<double>(optimizer_->state_bytes())), " on rank 0");
 }
 

@@ -22,11 +22,8 @@ struct DistributedOptimizer::Impl {
     std::vector<Tensor> state;
     Tensor master;  // fp32 beside 16-bit values, else undefined
 
-    Tensor weights() const {  // what the rule updates, flat
-      return master.defined() ? master
-                              : slice.parameter->value.detach().view({-1}).narrow(
-                                    0, slice.update.begin, slice.update.size());
-    }
+    // What the rule updates, flat.
+    const Tensor& weights() const { return master.defined() ? master : slice.value; }
   };
 
   ParallelManager& model;
@@ -45,30 +42,6 @@ struct DistributedOptimizer::Impl {
     throw ConfigError("optim.name", join(names),
                       cat("a rule that updates ", meta.name, " ", shape_text(meta.logical)));
   }
-
-  // Calls f(path, box of the logical tensor, that part of `flat`) for each box of an item's slice.
-  template <class F>
-  static void for_boxes(const Item& item, const Tensor& flat, F f) {
-    const Parameter& p = *item.slice.parameter;
-    const bool whole = item.slice.update == Range{0, p.value.numel()};
-    const Tensor shaped = whole ? flat.view(p.value.sizes()) : Tensor();
-    int64_t at = 0;
-    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size,
-                                           item.slice.update.begin, item.slice.update.end)) {
-      Tensor part;
-      if (whole) {
-        part = shaped;
-        for (size_t d = 0; d < box.local_offset.size(); ++d) {
-          part = part.narrow(static_cast<int64_t>(d), box.local_offset[d], box.logical.extent[d]);
-        }
-      } else {
-        // Boxes of a flat slice lie one after the other in it.
-        part = flat.narrow(0, at, box.logical.elements()).view(box.logical.extent);
-        at += box.logical.elements();
-      }
-      f(box.logical, part);
-    }
-  }
 };
 
 DistributedOptimizer::DistributedOptimizer(ParallelManager& model,
@@ -77,19 +50,14 @@ DistributedOptimizer::DistributedOptimizer(ParallelManager& model,
     : impl_(new Impl{model, std::move(rules), options, {}, false, 1}) {
   for (const OwnedSlice& slice : model.owned_slices()) {
     Impl::Item item{slice, &impl_->rule_for(slice.parameter->meta), {}, {}, Tensor()};
-    const at::ScalarType stored = slice.parameter->value.scalar_type(),
-                         wide = accumulate_dtype(stored);
-    const auto on = slice.parameter->value.options().dtype(wide).requires_grad(false);
+    const at::ScalarType stored = slice.value.scalar_type(), wide = accumulate_dtype(stored);
+    const auto on = slice.value.options().dtype(wide);
     STRATA_CHECK(item.rule->needs(slice.parameter->meta) == UpdateRule::Needs::Slice,
                  cat(item.rule->name(), ": rules on whole matrices are not part of this version"));
     item.slots = item.rule->state_slots(slice.parameter->meta, {slice.update.size()}, wide);
     for (const StateSlot& slot : item.slots)
       item.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
-    if (stored != wide)
-      item.master = slice.parameter->value.detach()
-                        .view({-1})
-                        .narrow(0, slice.update.begin, slice.update.size())
-                        .to(wide);
+    if (stored != wide) item.master = slice.value.to(wide);
     impl_->items.push_back(std::move(item));
   }
 }
@@ -137,23 +105,16 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
   if (self.options.max_grad_norm > 0)
     factor *= std::min(1.0, self.options.max_grad_norm / (report.grad_norm + 1e-6));
   for (Impl::Item& item : self.items) {
-    if (item.slice.update.size() == 0) continue;
     const Parameter& p = *item.slice.parameter;
-    Tensor weights = item.weights();
-    Tensor grad =
-        p.grad.view({-1}).narrow(0, item.slice.update.begin, item.slice.update.size()) * factor;
+    const Tensor& weights = item.weights();
+    Tensor grad = item.slice.grad * factor;
     Tensor delta = at::empty_like(grad);
     if (!item.rule->update(p.meta, weights, grad, item.state, info, delta)) continue;
     const double lr = info.lr * p.meta.lr_scale;
     if (p.meta.weight_decay && item.rule->weight_decay() != 0)
       weights.mul_(1 - lr * item.rule->weight_decay());
     weights.add_(delta, -lr);
-    if (item.master.defined()) {
-      p.value.detach()
-          .view({-1})
-          .narrow(0, item.slice.update.begin, item.slice.update.size())
-          .copy_(weights);
-    }
+    if (item.master.defined()) item.slice.value.copy_(weights);
   }
   self.model.weights_changed();
   return report;
@@ -163,7 +124,7 @@ void DistributedOptimizer::load_masters(const WeightSource& source) {
   at::NoGradGuard no_grad;
   for (Impl::Item& item : impl_->items) {
     if (!item.master.defined()) continue;
-    Impl::for_boxes(item, item.master, [&](const Box& box, Tensor part) {
+    for_boxes(item.slice, item.master, [&](const Box& box, Tensor part) {
       part.copy_(source.read(*item.slice.parameter, box, part.scalar_type()));
     });
   }
@@ -172,11 +133,11 @@ void DistributedOptimizer::load_masters(const WeightSource& source) {
 void DistributedOptimizer::save(CheckpointWriter& out) const {
   for (const Impl::Item& item : impl_->items) {
     const ParamMeta& meta = item.slice.parameter->meta;
-    Impl::for_boxes(item, item.weights(), [&](const Box& box, const Tensor& part) {
+    for_boxes(item.slice, item.weights(), [&](const Box& box, const Tensor& part) {
       out.add(cat("/model/", meta.name), meta.logical, box, part);
     });
     for (size_t s = 0; s < item.slots.size(); ++s) {
-      Impl::for_boxes(item, item.state[s], [&](const Box& box, const Tensor& part) {
+      for_boxes(item.slice, item.state[s], [&](const Box& box, const Tensor& part) {
         out.add(cat("/optim/", meta.name, "/", item.slots[s].name), meta.logical, box, part);
       });
     }
@@ -200,21 +161,16 @@ void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
   }
   for (Impl::Item& item : impl_->items) {
     const Parameter& p = *item.slice.parameter;
-    Impl::for_boxes(item, item.weights(), [&](const Box& box, Tensor part) {
+    for_boxes(item.slice, item.weights(), [&](const Box& box, Tensor part) {
       part.copy_(in.read(cat("/model/", p.meta.name), box));
     });
-    if (item.master.defined()) {
-      p.value.detach()
-          .view({-1})
-          .narrow(0, item.slice.update.begin, item.slice.update.size())
-          .copy_(item.master);
-    }
+    if (item.master.defined()) item.slice.value.copy_(item.master);
     for (size_t s = 0; s < item.slots.size(); ++s) {
       if (reset == Reset::All) {
         item.state[s].zero_();
         continue;
       }
-      Impl::for_boxes(item, item.state[s], [&](const Box& box, Tensor part) {
+      for_boxes(item.slice, item.state[s], [&](const Box& box, Tensor part) {
         part.copy_(in.read(cat("/optim/", p.meta.name, "/", item.slots[s].name), box));
       });
     }
@@ -237,8 +193,6 @@ int64_t DistributedOptimizer::state_bytes() const {
   return total;
 }
 
-Tensor DistributedOptimizer::scaled_gradient(const Parameter& parameter) const {
-  return parameter.grad * impl_->scale;
-}
+double DistributedOptimizer::gradient_scale() const { return impl_->scale; }
 
 }  // namespace strata

@@ -57,9 +57,8 @@ class DistributedOptimizer {
 
   std::string rule_of(const std::string& parameter) const;
   int64_t state_bytes() const;  // of this rank: masters and slots
-  // Gradient of one parameter as used by the last step (scaled, before clipping), this rank's part:
-  // for verify and tests.
-  Tensor scaled_gradient(const Parameter& parameter) const;
+  // What the last step multiplied gradients of slices with before clipping: 2^k / N.
+  double gradient_scale() const;
 
  private:
   struct Impl;

@@ -50,7 +50,7 @@ NormShare norm_share(std::span<const OwnedSlice> slices) {
   for (const OwnedSlice& s : slices) {
     share.elements += static_cast<double>(s.norm.size());
     if (s.norm.size() == 0) continue;
-    const Tensor g = s.parameter->grad.view({-1}).narrow(0, s.norm.begin, s.norm.size());
+    const Tensor g = s.counted(s.grad);
     if (!g.is_cpu()) {
       share.sum_of_squares += g.to(at::kDouble).square().sum().item<double>();
     } else if (g.scalar_type() == at::kDouble) {

@@ -35,6 +35,7 @@ bool whole_job(std::span<const int> ranks, const Communicator& job) {
 CommPool::CommPool(std::unique_ptr<Communicator> job) : job_(std::move(job)) {}
 
 CommPool::~CommPool() {
+  channels_.clear();
   groups_.clear();  // before the job they were made from
 }
 
@@ -46,22 +47,46 @@ void CommPool::create(std::vector<std::vector<int>> groups) {
     const bool member = std::find(ranks.begin(), ranks.end(), me) != ranks.end();
     if (!member || ranks.size() == static_cast<size_t>(job_->size()) || groups_.count(ranks) > 0)
       continue;
-    const std::string name = "group" + pool_detail::ranks_text(ranks);
-    auto group = job_->subgroup(ranks, name);
-    if (group->size() > 1) {
-      // Pays for lazy set-up and finds bad links now instead of in the first step.
-      const Tensor one = group->allocate(1, at::ScalarType::Float);
-      one.fill_(1);
-      group->all_reduce(one, ReduceOp::Sum, {0, SiteOp::Startup}).wait_host();
-      const float sum = one.item<float>();
-      if (group->backend() != "null" && sum != static_cast<float>(group->size())) {
-        throw CommError(cat("communicator ", name, ": the sum of ones over ", group->size(),
-                            " ranks gave ", sum));
-      }
-    }
-    order_.push_back(group.get());
-    groups_.emplace(ranks, std::move(group));
+    groups_.emplace(ranks, make(ranks, "group" + pool_detail::ranks_text(ranks)));
   }
+}
+
+std::unique_ptr<Communicator> CommPool::make(const std::vector<int>& ranks,
+                                             const std::string& name) {
+  auto group = job_->subgroup(ranks, name);
+  if (group->size() > 1) {
+    // Pays for lazy set-up and finds bad links now instead of in the first step.
+    const Tensor one = group->allocate(1, at::ScalarType::Float);
+    one.fill_(1);
+    group->all_reduce(one, ReduceOp::Sum, {0, SiteOp::Startup}).wait_host();
+    const float sum = one.item<float>();
+    if (group->backend() != "null" && sum != static_cast<float>(group->size())) {
+      throw CommError(cat("communicator ", name, ": the sum of ones over ", group->size(),
+                          " ranks gave ", sum));
+    }
+  }
+  order_.push_back(group.get());
+  return group;
+}
+
+void CommPool::create_channels(std::vector<std::pair<int, int>> pairs) {
+  std::sort(pairs.begin(), pairs.end());
+  const int me = job_->rank();
+  for (const auto& [low, high] : pairs) {
+    if (me != low && me != high) continue;
+    for (const bool gradient : {false, true}) {
+      auto& channel = channels_[{low, high, gradient}];
+      if (!channel)
+        channel = make({low, high},
+                       cat(gradient ? "gradients" : "activations", "[", low, ",", high, "]"));
+    }
+  }
+}
+
+Communicator& CommPool::channel(int low, int high, bool gradient) {
+  const auto found = channels_.find({low, high, gradient});
+  STRATA_CHECK(found != channels_.end(), cat("no channel between ranks ", low, " and ", high));
+  return *found->second;
 }
 
 Communicator& CommPool::group(std::span<const int> ranks) {

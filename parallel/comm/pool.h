@@ -5,6 +5,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "parallel/comm/communicator.h"
@@ -27,11 +29,20 @@ class CommPool {
   // one member.
   Communicator& group(std::span<const int> ranks);
 
+  // Two communicators for each pair of job ranks (lower first), one for activations and one for
+  // gradients, apart from create()'s groups: transfers of one never wait behind the other's.
+  // Collective over the job; every rank passes the same list. Idempotent.
+  void create_channels(std::vector<std::pair<int, int>> pairs);
+  Communicator& channel(int low, int high, bool gradient);
+
   std::vector<Communicator*> all();  // job first, then in creation order
 
  private:
   std::unique_ptr<Communicator> job_;
+  std::unique_ptr<Communicator> make(const std::vector<int>& ranks, const std::string& name);
+
   std::map<std::vector<int>, std::unique_ptr<Communicator>> groups_;
+  std::map<std::tuple<int, int, bool>, std::unique_ptr<Communicator>> channels_;
   std::vector<Communicator*> order_;  // of creation
 };
 

@@ -1,8 +1,7 @@
 #pragma once
-// Where parameters lie in a flat gradient buffer (parallel-runtime.md 5.2). One buffer per (layer,
-// dtype, tp-summed or not). Rank k of dp owns the k-th of dp equal parts regardless of parameter
-// borders: it counts those elements in the norm, and with ZeRO updates them. An internal cache:
-// nothing persistent refers to it.
+// Where parameters lie in a flat buffer (parallel-runtime.md 5.2). One buffer per (layer, dtype,
+// tp-summed or not). Of equal parts, as many as there are shards, rank k owns the k-th regardless
+// of parameter borders. An internal cache: nothing persistent refers to it.
 #include <cstdint>
 #include <vector>
 

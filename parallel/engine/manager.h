@@ -10,6 +10,7 @@
 
 #include "core/batch.h"
 #include "parallel/comm/pool.h"
+#include "parallel/engine/parameter_buffers.h"
 #include "parallel/engine/weight_source.h"
 #include "parallel/nn/model_spec.h"
 #include "parallel/plan/plan.h"
@@ -22,19 +23,18 @@ struct StepLoss {
   int64_t correct = 0;  // arg-max predictions that were right; forward_only, this rank's share
 };
 
-// A slice of one parameter that this rank updates, and what of it this rank counts in the norm.
-struct OwnedSlice {
-  Parameter* parameter = nullptr;
-  Range update;  // of the local part's flat elements
-  Range norm;    // within the local part; each logical element is in exactly one rank's norm range
-};
-
 struct ManagerOptions {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
   uint64_t seed = 0;
   int64_t vocabulary_unit = 128;
+  // runtime.deterministic = invariant: sums over micro-batches in a fixed tree, so that dp, stages,
+  // ZeRO 0 or 1 and recomputation leave every bit alone. Needs check_canonical().
+  bool canonical_sums = false;
 };
+
+// Why sums of this plan cannot be canonical, one sentence each; empty when they can.
+std::vector<std::string> check_canonical(const Plan& plan);
 
 class ParallelManager {
  public:
@@ -70,11 +70,14 @@ class ParallelManager {
   parameters() = 0;  // of this rank, shared ones once, in layer order
   virtual std::span<const OwnedSlice> owned_slices() const = 0;
   virtual int64_t logical_elements() const = 0;  // of the whole model, for the audit
-  // Seconds spent waiting for gradient reductions in the last forward_backward.
+  // Seconds spent waiting in the last forward_backward: for gradient sums, and for the stages
+  // before and after this one.
   virtual double exposed_reduction_s() const = 0;
+  virtual double pipeline_wait_s() const = 0;
 
-  virtual void weights_changed() = 0;        // Collective; after an optimizer step or load
-  virtual int64_t buffer_bytes() const = 0;  // gradient buffers
+  // Collective; after values of owned slices were written (optimizer step, load).
+  virtual void weights_changed() = 0;
+  virtual BufferBytes buffer_bytes() const = 0;
 };
 
 }  // namespace strata

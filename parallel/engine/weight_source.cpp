@@ -107,18 +107,4 @@ std::unique_ptr<WeightSource> make_checkpoint_weights(
   return std::make_unique<weight_source_detail::CheckpointWeights>(std::move(reader));
 }
 
-Tensor read_local(const WeightSource& source, const Parameter& parameter, at::ScalarType dtype) {
-  const Shape shape = local_shape(parameter.meta.shard, parameter.meta.logical, parameter.tp_index,
-                                  parameter.tp_size);
-  Tensor out = at::empty(shape, at::TensorOptions().dtype(dtype));
-  for (const LocalBox& box : parameter.boxes()) {
-    Tensor part = out;
-    for (size_t d = 0; d < shape.size(); ++d) {
-      part = part.narrow(static_cast<int64_t>(d), box.local_offset[d], box.logical.extent[d]);
-    }
-    part.copy_(source.read(parameter, box.logical, dtype));
-  }
-  return out;
-}
-
 }  // namespace strata

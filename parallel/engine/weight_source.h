@@ -29,7 +29,4 @@ std::unique_ptr<WeightSource> make_safetensors_weights(const std::string& path,
 std::unique_ptr<WeightSource> make_checkpoint_weights(
     std::shared_ptr<const CheckpointReader> reader);
 
-// This rank's whole part of a parameter.
-Tensor read_local(const WeightSource& source, const Parameter& parameter, at::ScalarType dtype);
-
 }  // namespace strata

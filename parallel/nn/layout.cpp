@@ -9,6 +9,11 @@ ParallelLayout::ParallelLayout(const Parts& parts) : parts_(parts) {
   self_ = make_self_communicator();
   if (!parts_.tp) parts_.tp = self_.get();
   if (!parts_.dp) parts_.dp = self_.get();
+  if (!parts_.shards) parts_.shards = self_.get();
+  if (!parts_.copies) parts_.copies = parts_.shards->size() > 1 ? self_.get() : parts_.dp;
+  STRATA_CHECK(parts_.shards->size() * parts_.copies->size() == parts_.dp->size(),
+               cat("dp ", parts_.dp->size(), " is not shards ", parts_.shards->size(), " x copies ",
+                   parts_.copies->size()));
 }
 
 Communicator& ParallelLayout::tp_subgroup(int ranks) const {

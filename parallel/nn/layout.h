@@ -17,6 +17,10 @@ class ParallelLayout {
     LayerStrategy strategy;
     Communicator* tp = nullptr;  // nullptr: a group of one
     Communicator* dp = nullptr;
+    // dp = shards x copies: the ranks over which ZeRO cuts, and those that hold equal parts.
+    // Without ZeRO the first is a group of one, with ZeRO over all of dp the second.
+    Communicator* shards = nullptr;
+    Communicator* copies = nullptr;
     // Consecutive ranks of the tp group that hold the same replicated units, by their number (1 < n
     // < tp).
     std::map<int, Communicator*> replica_groups;
@@ -34,6 +38,10 @@ class ParallelLayout {
   const LayerStrategy& strategy() const noexcept { return parts_.strategy; }
   Communicator& tp() const noexcept { return *parts_.tp; }
   Communicator& dp() const noexcept { return *parts_.dp; }
+  Communicator& shards() const noexcept { return *parts_.shards; }
+  Communicator& copies() const noexcept { return *parts_.copies; }
+  // ZeRO level in effect: 0 where the layer's state is cut into one part.
+  int zero() const noexcept { return shards().size() > 1 ? parts_.strategy.zero : 0; }
   // The `ranks` consecutive members of the tp group that this rank belongs to: 1, tp, or a number
   // of replicas in use.
   Communicator& tp_subgroup(int ranks) const;

@@ -172,7 +172,9 @@ class Layer : public Module {
   // Last layer only: [B, T, V] of the whole vocabulary on every tp rank, accumulate dtype, no
   // gradient. Collective over tp.
   virtual Tensor logits(const Tensor& x);
-  virtual void weights_changed() {}  // Collective over tp; after every optimizer step or load
+  // Collective over tp; after every optimizer step or load, where watches_weights().
+  virtual void weights_changed() {}
+  virtual bool watches_weights() const { return false; }
 
  protected:
   using Module::Module;

@@ -56,8 +56,9 @@ Tensor initial_values(const ParamMeta& meta, const Init& init, uint64_t seed, co
 struct Parameter {
   ParamMeta meta;
   Init init;
-  Tensor value;  // this rank's part, compute dtype (or fp32); same TensorImpl for the layer's life
-  Tensor grad;   // view into a flat buffer of the engine: accumulate dtype, local shape
+  // This rank's part, compute dtype (or fp32); same TensorImpl for the layer's life. Under ZeRO 3
+  // it has memory only while its layer runs: what is always there are the engine's owned slices.
+  Tensor value;
   int tp_index = 0, tp_size = 1;
 
   // Number of consecutive tp ranks over which the gradient is partial and must be summed: all of

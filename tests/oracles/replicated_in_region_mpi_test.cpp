@@ -51,49 +51,31 @@ class HeadNormBlock final : public Layer {
   std::shared_ptr<HeadNormMixer> mixer_;
 };
 
-struct Gradients {
-  std::unique_ptr<CommPool> pool;
-  std::unique_ptr<ParallelManager> manager;
-
-  Gradients(std::unique_ptr<Communicator> job, int tp) {
-    auto spec = std::make_shared<CustomSpec>(
-        [](const ParallelLayout& layout) { return std::make_shared<HeadNormBlock>(layout); });
-    UniformPlan request;
-    request.world_size = job->size();
-    request.strategy.tp = tp;
-    request.global_batch = 4;
-    const Plan plan = make_uniform_plan(request, spec->layer_count());
-    EXPECT_EQ(join(check_plan(plan, *spec)), "");
-    pool = std::make_unique<CommPool>(std::move(job));
-    manager = ParallelManager::build(spec, plan, *pool,
-                                     {.dtype = at::kDouble, .seed = 3, .vocabulary_unit = 1});
-    manager->load_weights(*make_initial_weights(3));
-    const Range rows = manager->rows_needed(0);
-    const Batch batch = tiny_rows(spec->vocabulary(), rows.begin, rows.end, 10, 0, false);
-    manager->forward_backward({&batch, 1});
-  }
-};
+std::shared_ptr<const ModelSpec> spec() {
+  return std::make_shared<CustomSpec>(
+      [](const ParallelLayout& layout) { return std::make_shared<HeadNormBlock>(layout); });
+}
 
 }  // namespace replicated_detail
 
 TEST(ReplicatedInRegion, GradientsEqualThoseOfOneProcess) {
-  using replicated_detail::Gradients;
-  Gradients serial(make_self_communicator(), 1);
   for (int tp = 1; tp <= test::world_size(); tp *= 2) {
-    Gradients parallel(make_mpi_communicator(), tp);
+    RunSetup setup;
+    setup.length = 10;
+    setup.strategy.tp = tp;
+    ModelRun parallel(replicated_detail::spec(), setup, make_mpi_communicator());
+    parallel.step(0, 0.1);
+    const auto gradients = parallel.gradients();
     int summed = 0;
-    for (Parameter* p : parallel.manager->parameters()) {
-      summed += p->meta.sum_grad_over_tp;
-      Tensor whole;
-      for (Parameter* q : serial.manager->parameters()) {
-        if (q->meta.name == p->meta.name) whole = q->grad;
-      }
-      ASSERT_TRUE(whole.defined()) << p->meta.name;
-      const Tensor part = take_part(whole, p->meta.shard, p->tp_index, p->tp_size);
-      EXPECT_LE(relative_error(p->grad, part, whole), 1e-12) << p->meta.name << " at tp " << tp;
-      EXPECT_GT(whole.norm().item<double>(), 0) << p->meta.name;
-    }
+    for (Parameter* p : parallel.manager().parameters()) summed += p->meta.sum_grad_over_tp;
     EXPECT_EQ(summed, tp == 1 ? 0 : 2) << "the norm of each of the two mixers";
+    if (!parallel.first()) continue;
+    ModelRun serial(replicated_detail::spec(), setup.serial(), make_self_communicator());
+    serial.step(0, 0.1);
+    for (const auto& [name, whole] : serial.gradients()) {
+      EXPECT_LE(relative_error(gradients.at(name), whole, whole), 1e-12) << name << " at tp " << tp;
+      EXPECT_GT(whole.norm().item<double>(), 0) << name;
+    }
   }
 }
 

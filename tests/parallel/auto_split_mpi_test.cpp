@@ -136,11 +136,8 @@ std::shared_ptr<const ModelSpec> spec_of(std::function<void(Block&)> fill) {
 // cut: names within the first block of the parameters that must be cut at this tp.
 void expect_serial(const std::shared_ptr<const ModelSpec>& spec, RunSetup setup,
                    const std::set<std::string>& cut) {
-  const std::string what = cat("tp ", setup.tp);
-  RunSetup serial_setup = setup;
-  serial_setup.tp = 1;
-  serial_setup.recompute = Recompute::None;
-  ModelRun serial(spec, serial_setup, make_self_communicator());
+  const std::string what = cat("tp ", setup.strategy.tp);
+  ModelRun serial(spec, setup.serial(), make_self_communicator());
   ModelRun parallel(spec, setup, make_mpi_communicator());
   std::set<std::string> found;
   const std::string prefix = "model.layers.0.";
@@ -153,13 +150,12 @@ void expect_serial(const std::shared_ptr<const ModelSpec>& spec, RunSetup setup,
   const auto compare = [&](const std::map<std::string, Tensor>& whole,
                            const std::map<std::string, Tensor>& here, double limit,
                            const std::string& kind) {
-    for (Parameter* p : parallel.manager().parameters()) {
-      const Tensor& all = whole.at(p->meta.name);
-      const Tensor part = take_part(all, p->meta.shard, p->tp_index, p->tp_size);
-      EXPECT_LE(relative_error(here.at(p->meta.name), part, all), limit)
-          << what << " " << kind << " " << p->meta.name;
-      EXPECT_GT(all.norm().item<double>(), 0) << what << " " << kind << " " << p->meta.name;
+    for (const auto& [name, part] : here) {
+      const Tensor& all = whole.at(name);
+      EXPECT_LE(relative_error(part, all, all), limit) << what << " " << kind << " " << name;
+      EXPECT_GT(all.norm().item<double>(), 0) << what << " " << kind << " " << name;
     }
+    EXPECT_EQ(here.size(), parallel.first() ? whole.size() : 0) << what << " " << kind;
   };
   compare(serial.weights(), parallel.weights(), 0, "initial");
   const StepReport a = serial.step(0, 0.01), b = parallel.step(0, 0.01);
@@ -179,8 +175,8 @@ using Cut = std::set<std::string>;
 void expect_at_all_degrees(std::function<void(Block&)> fill, std::function<Cut(int)> expected) {
   for (int tp = 1; tp <= test::world_size(); tp *= 2) {
     RunSetup setup;
-    setup.tp = tp;
-    setup.recompute = tp == test::world_size() ? Recompute::Full : Recompute::None;
+    setup.strategy.tp = tp;
+    setup.strategy.recompute = tp == test::world_size() ? Recompute::Full : Recompute::None;
     expect_serial(spec_of(fill), setup, tp == 1 ? Cut() : expected(tp));
   }
 }

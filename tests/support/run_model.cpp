@@ -5,26 +5,43 @@
 #include "core/config/reader.h"
 #include "core/error.h"
 #include "core/text.h"
+#include "parallel/engine/gather.h"
 
 namespace strata::testing {
+
+RunSetup RunSetup::serial() const {
+  RunSetup out = *this;
+  out.strategy = {};
+  out.pp = out.chunks = 1;
+  out.schedule = "1f1b";
+  out.edit = nullptr;
+  return out;
+}
 
 ModelRun::ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
                    std::unique_ptr<Communicator> job)
     : spec_(std::move(spec)), setup_(setup) {
   UniformPlan request;
   request.world_size = job->size();
-  request.strategy.tp = setup.tp;
-  request.strategy.recompute = setup.recompute;
+  request.pp = setup.pp;
+  request.chunks = setup.chunks;
+  request.strategy = setup.strategy;
   request.global_batch = setup.global_batch;
   request.microbatches = setup.microbatches;
-  const Plan plan = make_uniform_plan(request, spec_->layer_count());
-  auto problems = check_plan(plan, *spec_);
+  request.schedule = setup.schedule;
+  Plan plan = make_uniform_plan(request, spec_->layer_count());
+  if (setup.edit) setup.edit(plan);
+  auto problems = check_plan(plan, *spec_, setup.length);
+  if (setup.canonical) {
+    for (const std::string& why : check_canonical(plan)) problems.push_back(why);
+  }
   if (!problems.empty()) throw ConfigError(problems);
   pool_ = std::make_unique<CommPool>(std::move(job));
   ManagerOptions options;
   options.dtype = setup.dtype;
   options.seed = 7;
   options.vocabulary_unit = setup.vocabulary_unit;
+  options.canonical_sums = setup.canonical;
   manager_ = ParallelManager::build(spec_, plan, *pool_, options);
   auto source = make_initial_weights(7);
   manager_->load_weights(*source);
@@ -52,15 +69,12 @@ StepReport ModelRun::step(int64_t step, double lr) {
 }
 
 std::map<std::string, Tensor> ModelRun::weights() const {
-  std::map<std::string, Tensor> out;
-  for (Parameter* p : manager_->parameters()) out[p->meta.name] = p->value.detach().clone();
-  return out;
+  return gather_logical(*manager_, [](const OwnedSlice& s) { return s.value; });
 }
 
 std::map<std::string, Tensor> ModelRun::gradients() const {
-  std::map<std::string, Tensor> out;
-  for (Parameter* p : manager_->parameters()) out[p->meta.name] = optimizer_->scaled_gradient(*p);
-  return out;
+  const double scale = optimizer_->gradient_scale();
+  return gather_logical(*manager_, [&](const OwnedSlice& s) { return s.grad * scale; });
 }
 
 double relative_error(const Tensor& a, const Tensor& b, const Tensor& reference) {

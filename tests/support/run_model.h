@@ -1,5 +1,6 @@
 #pragma once
-// A model, its optimizer and its communicators under one uniform plan, for comparing layouts.
+// A model, its optimizer and its communicators under one plan, for comparing layouts.
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,19 +13,23 @@
 namespace strata::testing {
 
 struct RunSetup {
-  int tp = 1;
-  Recompute recompute = Recompute::None;
+  LayerStrategy strategy;  // dp is filled in
+  int pp = 1, chunks = 1;
+  std::string schedule = "1f1b";
+  std::function<void(Plan&)> edit;  // of the uniform plan: mixed layers, uneven stages
   int64_t global_batch = 8, microbatches = 2, length = 20;
   at::ScalarType dtype = at::kDouble;
   int64_t vocabulary_unit = 1;
   double max_grad_norm = 0;
-  bool packed = false;
+  bool packed = false, canonical = false;
   std::string rule = "sgd";
+
+  RunSetup serial() const;  // the same for one process
 };
 
 class ModelRun {
  public:
-  // job: all ranks take part. dp = job size / tp.
+  // job: all ranks take part.
   ModelRun(const TinyModel& model, const RunSetup& setup, std::unique_ptr<Communicator> job)
       : ModelRun(make_tiny(model), setup, std::move(job)) {}
   ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
@@ -34,7 +39,8 @@ class ModelRun {
   StepReport step(int64_t step, double lr);  // forward_backward + optimizer
   ParallelManager& manager() { return *manager_; }
   DistributedOptimizer& optimizer() { return *optimizer_; }
-  // This rank's parts, cloned.
+  bool first() { return pool_->job().rank() == 0; }
+  // Collective. Logical tensors in fp64, on the first rank; elsewhere nothing.
   std::map<std::string, Tensor> weights() const;
   std::map<std::string, Tensor> gradients() const;  // scaled, as used by the last step
 

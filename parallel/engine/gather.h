@@ -8,11 +8,11 @@
 
 namespace strata {
 
-// Collective over the job. value(p): this rank's part of something shaped like the parameter (its
-// gradient, its value). Rank 0 gets the whole of each trainable parameter in fp64, by parameter
-// name; others get nothing.
+// Collective over the job. value(slice): something flat over slice.update (its gradient, its value,
+// a state of the optimizer). Rank 0 gets the whole of each trainable parameter in fp64, by
+// parameter name; others get nothing.
 std::map<std::string, Tensor> gather_logical(ParallelManager& model,
-                                             const std::function<Tensor(const Parameter&)>& value);
+                                             const std::function<Tensor(const OwnedSlice&)>& value);
 
 // Collective over the job. Square root of the sum of squares of all trainable parameters, on every
 // rank.

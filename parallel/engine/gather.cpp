@@ -1,4 +1,4 @@
-#include "launch/gather.h"
+#include "parallel/engine/gather.h"
 
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
@@ -46,24 +46,23 @@ Tensor narrowed(Tensor t, const std::vector<int64_t>& offset, const std::vector<
   return t;
 }
 
-std::string pack(ParallelManager& model, const std::function<Tensor(const Parameter&)>& value) {
+std::string pack(ParallelManager& model, const std::function<Tensor(const OwnedSlice&)>& value) {
   std::string out;
   for (const OwnedSlice& slice : model.owned_slices()) {
-    const Parameter& p = *slice.parameter;
     if (slice.norm.size() == 0) continue;
-    const Tensor local = value(p);
-    for (const LocalBox& box : local_boxes(p.meta.shard, p.meta.logical, p.tp_index, p.tp_size,
-                                           slice.norm.begin, slice.norm.end)) {
-      const Tensor part = narrowed(local, box.local_offset, box.logical.extent)
-                              .to(at::kCPU, at::kDouble)
-                              .contiguous();
-      put(out, static_cast<int64_t>(p.meta.name.size()));
-      put(out, p.meta.name.data(), p.meta.name.size());
-      put(out, static_cast<int64_t>(box.logical.extent.size()));
-      for (const int64_t n : box.logical.offset) put(out, n);
-      for (const int64_t n : box.logical.extent) put(out, n);
+    OwnedSlice counted = slice;
+    counted.update = slice.norm;
+    const std::string& name = slice.parameter->meta.name;
+    const Tensor flat = slice.counted(value(slice)).to(at::kCPU, at::kDouble);
+    for_boxes(counted, flat, [&](const Box& box, const Tensor& view) {
+      const Tensor part = view.contiguous();
+      put(out, static_cast<int64_t>(name.size()));
+      put(out, name.data(), name.size());
+      put(out, static_cast<int64_t>(box.extent.size()));
+      for (const int64_t n : box.offset) put(out, n);
+      for (const int64_t n : box.extent) put(out, n);
       put(out, part.const_data_ptr<double>(), static_cast<size_t>(part.numel()) * sizeof(double));
-    }
+    });
   }
   return out;
 }
@@ -92,8 +91,8 @@ void unpack(const std::string& bytes, const std::map<std::string, Shape>& shapes
 
 }  // namespace gather_detail
 
-std::map<std::string, Tensor> gather_logical(ParallelManager& model,
-                                             const std::function<Tensor(const Parameter&)>& value) {
+std::map<std::string, Tensor> gather_logical(
+    ParallelManager& model, const std::function<Tensor(const OwnedSlice&)>& value) {
   std::map<std::string, Shape> shapes;
   for (const ParamMeta& meta : parameter_metas(model.spec())) shapes[meta.name] = meta.logical;
   std::map<std::string, Tensor> out;
@@ -107,9 +106,7 @@ std::map<std::string, Tensor> gather_logical(ParallelManager& model,
 double parameter_norm(ParallelManager& model) {
   Tensor sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble));
   for (const OwnedSlice& slice : model.owned_slices()) {
-    const Tensor flat = slice.parameter->value.detach().reshape({-1}).narrow(0, slice.norm.begin,
-                                                                             slice.norm.size());
-    sum += flat.to(at::kCPU, at::kDouble).square().sum();
+    sum += slice.counted(slice.value).to(at::kCPU, at::kDouble).square().sum();
   }
   model.pool().job().all_reduce(sum, ReduceOp::Sum).wait_host();
   return std::sqrt(sum.item<double>());

@@ -1,0 +1,213 @@
+#include "parallel/engine/parameter_buffers.h"
+
+#include <algorithm>
+#include <chrono>
+#include <tuple>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace strata {
+namespace parameter_buffers_detail {
+
+// Adds the seconds until its end to a sum.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum), begin_(std::chrono::steady_clock::now()) {}
+  ~Stopwatch() {
+    sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  double& sum_;
+  std::chrono::steady_clock::time_point begin_;
+};
+
+std::vector<int64_t> sizes_of(const std::vector<Parameter*>& parameters) {
+  std::vector<int64_t> out;
+  for (const Parameter* p : parameters) {
+    out.push_back(
+        element_count(local_shape(p->meta.shard, p->meta.logical, p->tp_index, p->tp_size)));
+  }
+  return out;
+}
+
+}  // namespace parameter_buffers_detail
+
+void ParameterBuffers::add_layer(int layer, const ParallelLayout& layout,
+                                 const std::vector<Parameter*>& parameters,
+                                 const std::map<std::string, Tie>& ties) {
+  layers_[layer];
+  using Key = std::tuple<at::ScalarType, bool, int>;  // values, trainable, tp ranks to sum over
+  std::map<Key, std::vector<Parameter*>> groups;
+  for (Parameter* p : parameters) {
+    const auto tie = ties.find(p->meta.name);
+    if (tie != ties.end()) {
+      add_group(layer, layout, {p}, &tie->second);
+    } else {
+      groups[{p->value.scalar_type(), p->meta.trainable, p->grad_sum_ranks()}].push_back(p);
+    }
+  }
+  for (auto& [key, members] : groups) add_group(layer, layout, std::move(members), nullptr);
+}
+
+void ParameterBuffers::add_group(int layer, const ParallelLayout& layout,
+                                 std::vector<Parameter*> parameters, const Tie* tie) {
+  auto group = std::make_unique<Group>();
+  Group& g = *group;
+  g.parameters = std::move(parameters);
+  g.shards = &layout.shards();
+  const Parameter& front = *g.parameters.front();
+  if (tie != nullptr) {
+    g.pair = tie->pair;
+    Group*& first = first_uses_[front.meta.name];
+    if (first == nullptr) {
+      first = &g;
+    } else {
+      g.first_use = first;
+      const ParamMeta &a = first->parameters.front()->meta, &b = front.meta;
+      STRATA_CHECK(a.logical == b.logical && a.shard == b.shard,
+                   cat(a.name, " is shared by layers that disagree on its shape"));
+    }
+  }
+  const FlatLayout flat =
+      make_flat_layout(parameter_buffers_detail::sizes_of(g.parameters), layout.dp().size());
+  g.values = std::make_unique<ValueBuffer>(layout, g.parameters, flat,
+                                           g.first_use ? g.first_use->values.get() : nullptr);
+  if (front.meta.trainable) {
+    if (g.first_use && !canonical_) {
+      g.gradients = g.first_use->gradients;
+    } else {
+      g.gradients = std::make_shared<GradientBuffer>(
+          layout, flat,
+          GradientBuffer::Options{.dtype = accumulate_dtype(layout.dtype()),
+                                  .sum_ranks = front.grad_sum_ranks(),
+                                  .canonical = canonical_});
+    }
+  }
+  if (!g.first_use) add_slices(g, layout, flat, tie == nullptr || tie->counted);
+  layers_[layer].push_back(std::move(group));
+}
+
+// Whoever owns equal parts counts them in turn: dp ranks share the norm evenly at every level.
+void ParameterBuffers::add_slices(const Group& g, const ParallelLayout& layout,
+                                  const FlatLayout& flat, bool counted) {
+  const Range part = flat.part(layout.shards().rank(), layout.shards().size());
+  const int64_t share = part.size() / layout.copies().size();
+  const int64_t first = part.begin + share * layout.copies().rank();
+  for (size_t i = 0; i < g.parameters.size(); ++i) {
+    Parameter& p = *g.parameters[i];
+    const FlatSlot& slot = flat.slots[i];
+    OwnedSlice s{&p, overlap(slot, part), {}, {}, {}};
+    if (s.update.size() == 0) continue;
+    if (counted && g.gradients && p.counts_in_norm())
+      s.norm = overlap(slot, {first, first + share});
+    if (s.norm.size() == 0) s.norm = {s.update.begin, s.update.begin};
+    const int64_t at = slot.begin + s.update.begin - part.begin;
+    s.value = g.values->own().narrow(0, at, s.update.size());
+    if (g.gradients) s.grad = g.gradients->own().narrow(0, at, s.update.size());
+    (g.gradients ? slices_ : frozen_).push_back(std::move(s));
+  }
+}
+
+void ParameterBuffers::build() {
+  struct Largest {
+    int64_t whole = 0, part = 0;
+  };
+  std::map<std::pair<Communicator*, at::ScalarType>, Largest> sizes;
+  std::vector<std::pair<Communicator*, at::ScalarType>> order;  // alike on all ranks
+  const auto for_scattered = [&](auto&& f) {
+    for (auto& [layer, groups] : layers_) {
+      for (auto& g : groups) {
+        if (!g->gradients || g->gradients->level() < 2) continue;
+        f(*g, std::pair(g->shards, g->gradients->own().scalar_type()));
+      }
+    }
+  };
+  for_scattered([&](Group& g, auto key) {
+    if (sizes.count(key) == 0) order.push_back(key);
+    Largest& largest = sizes[key];
+    largest.whole = std::max(largest.whole, g.gradients->flat().size);
+    largest.part = std::max(largest.part, g.gradients->own().numel());
+  });
+  for (const auto& key : order) {
+    rings_[key] =
+        std::make_unique<ScratchRing>(*key.first, sizes[key].whole, sizes[key].part, key.second);
+  }
+  for_scattered([&](Group& g, auto key) { g.ring = rings_.at(key).get(); });
+}
+
+void ParameterBuffers::fetch(int layer) {
+  for (auto& g : layers_.at(layer)) g->values->fetch(pool_);
+}
+void ParameterBuffers::need(int layer) {
+  fetch(layer);
+  for (auto& g : layers_.at(layer)) g->values->need();
+}
+void ParameterBuffers::release(int layer) {
+  for (auto& g : layers_.at(layer)) g->values->release(pool_);
+}
+
+void ParameterBuffers::values_changed() {
+  std::vector<Work> gathers;
+  for (auto& [layer, groups] : layers_) {
+    for (auto& g : groups) gathers.push_back(g->values->gather());
+  }
+  for (Work& work : gathers) work.wait();
+}
+
+void ParameterBuffers::begin_step() {
+  waited_s_ = 0;
+  for (auto& [layer, groups] : layers_) {
+    for (auto& g : groups) {
+      if (g->gradients) g->gradients->begin_step();
+    }
+  }
+}
+
+void ParameterBuffers::add(int layer, bool last) {
+  for (auto& g : layers_.at(layer)) {
+    if (!g->gradients) continue;
+    g->gradients->add(g->parameters, g->ring);
+    if (last && !g->shares_gradient()) {
+      const parameter_buffers_detail::Stopwatch watch(waited_s_);
+      g->gradients->reduce();
+    }
+  }
+}
+
+void ParameterBuffers::finish() {
+  const parameter_buffers_detail::Stopwatch watch(waited_s_);
+  const auto for_own = [&](auto&& f) {
+    for (auto& [layer, groups] : layers_) {
+      for (auto& g : groups) {
+        if (g->gradients && !g->shares_gradient()) f(*g);
+      }
+    }
+  };
+  for_own([](Group& g) { g.gradients->settle(); });
+  for_own([](Group& g) { g.gradients->start_final(); });
+  for_own([](Group& g) { g.gradients->settle(); });
+  for_own([](Group& g) {
+    if (g.first_use) g.first_use->gradients->own().add_(g.gradients->own());
+  });
+  for_own([](Group& g) {
+    if (g.pair != nullptr)
+      g.pair->all_reduce(g.gradients->own(), ReduceOp::Sum, {0, SiteOp::TiedSum}).wait();
+  });
+}
+
+BufferBytes ParameterBuffers::bytes() const {
+  BufferBytes out;
+  for (const auto& [layer, groups] : layers_) {
+    for (const auto& g : groups) {
+      out.values += g->values->bytes();
+      if (g->gradients && !g->shares_gradient()) out.gradients += g->gradients->bytes();
+    }
+  }
+  out.gathered = pool_.bytes();
+  for (const auto& [key, ring] : rings_) out.scratch += ring->bytes();
+  return out;
+}
+
+}  // namespace strata
