@@ -128,10 +128,12 @@ Tensor apply(const Tensor& x_BTF, double prob, const DropoutKey& key) {
   const Tensor x = x_BTF.contiguous();
   const int64_t T = x.size(1), F = x.size(2);
   const int64_t width = key.width == 0 ? F : key.width;
+  const int64_t length = key.length == 0 ? T : key.length;
   const Rng rng(key.seed, "dropout", key.name);
   Tensor y = at::empty(x.sizes(), x.options());
-  // Where x has the whole width its elements are one run of numbers, else a run per token.
-  const bool whole = width == F;
+  // Where x has whole rows of the whole width its elements are one run of numbers, else a run per
+  // token.
+  const bool whole = width == F && length == T;
   const int64_t runs = F == 0 ? 0 : whole ? x.numel() : x.size(0) * T;
   with_types(x, [&]<class S, class A>(S, A) {
     for_blocks(runs, whole ? kBlockElements : rows_per_block(F),
@@ -147,8 +149,9 @@ Tensor apply(const Tensor& x_BTF, double prob, const DropoutKey& key) {
                  const int64_t step = whole ? end - begin : 1;
                  for (int64_t run = begin; run < end; run += step) {
                    const int64_t at = whole ? run : run * F;
-                   const int64_t element =
-                       key.first_row * T * width + key.first_feature + (whole ? run : run * width);
+                   const int64_t row = key.first_row + at / (T * F), token = at / F % T;
+                   const int64_t element = (row * length + key.first_token + token) * width +
+                                           key.first_feature + (whole ? at % F : 0);
                    span.first = static_cast<uint64_t>(element);
                    span.x = x.const_data_ptr<S>() + at;
                    span.y = y.mutable_data_ptr<S>() + at;

@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 
-#include "core/error.h"
 #include "core/ops/embedding.h"
 
 namespace strata {
@@ -20,14 +19,12 @@ EmbeddingLayer::EmbeddingLayer(int64_t vocabulary, int64_t width, EmbeddingOptio
 }
 
 Tensor EmbeddingLayer::forward(const Tensor&, const Batch& batch) {
-  STRATA_CHECK(!layout().strategy().sequence_parallel,
-               "sequence-parallel embedding is not part of this version");
   // Rows of other tp ranks contribute 0, so the sum at the exit has one non-zero term and is exact.
   const Range own = owned_ranges(split_vocabulary(layout().vocabulary_unit()),
                                  {vocabulary_, width_}, layout().tp_index(), layout().tp_size())[0];
   Tensor y =
       region_exit(ops::embedding(weight_, batch.tokens, own.begin), layout(), SiteOp::Embedding);
-  if (positions_.defined()) y = y + ops::embedding(positions_, batch.positions);
+  if (positions_.defined()) y = y + ops::embedding(positions_, own_tokens(batch.positions));
   return dropout("embedding_dropout", y, options_.dropout, batch);
 }
 

@@ -18,7 +18,8 @@ class EmbeddingLayer final : public Layer {
  public:
   EmbeddingLayer(int64_t vocabulary, int64_t width, EmbeddingOptions options,
                  const ParallelLayout& layout);
-  Tensor forward(const Tensor& x, const Batch& batch) override;  // [B, T, D] in the compute dtype
+  // [B, T, D] in the compute dtype; under sequence parallelism the rank's own tokens.
+  Tensor forward(const Tensor& x, const Batch& batch) override;
 
  private:
   int64_t vocabulary_, width_;

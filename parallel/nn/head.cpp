@@ -151,7 +151,7 @@ Tensor HeadLayer::forward(const Tensor& x, const Batch& batch) {
 
 Tensor HeadLayer::logits(const Tensor& x) {
   at::NoGradGuard no_grad;
-  const Tensor h = normalise(x);
+  const Tensor h = region_enter(normalise(x), layout());
   const at::ScalarType wide = accumulate_dtype(h.scalar_type());
   Tensor local = ops::linear(h, weight_, Tensor()).to(wide);
   const int count = layout().tp_size();

@@ -91,11 +91,30 @@ LayerNorm Module::layer_norm(const std::string& name, int64_t width, double eps)
 Tensor Module::dropout(const std::string& site, const Tensor& x_BTD, double prob,
                        const Batch& batch) const {
   if (prob <= 0 || !batch.training) return x_BTD;
+  const int parts = token_parts();
+  const int64_t length = x_BTD.size(1) * parts;
+  STRATA_CHECK(parts == 1 || length == batch.length(),
+               cat(full_name_, ".", site, ": dropout of ", x_BTD.size(1), " tokens, but ",
+                   batch.length(), " in ", parts, " parts lie outside regions"));
   return ops::dropout(x_BTD, prob,
                       {.seed = layout_.seed(),
                        .name = cat(full_name_, ".", site),
                        .step = static_cast<uint32_t>(batch.step),
-                       .first_row = batch.first_row});
+                       .first_row = batch.first_row,
+                       .first_token = parts == 1 ? 0 : x_BTD.size(1) * layout_.tp_index(),
+                       .length = length});
+}
+
+int Module::token_parts() const noexcept {
+  return layout_.strategy().sequence_parallel ? layout_.tp_size() : 1;
+}
+
+Tensor Module::own_tokens(const Tensor& x_BT) const {
+  const int parts = token_parts();
+  STRATA_CHECK(x_BT.size(1) % parts == 0,
+               cat(full_name_, ": ", x_BT.size(1), " tokens in ", parts, " equal parts"));
+  const int64_t part = x_BT.size(1) / parts;
+  return parts == 1 ? x_BT : x_BT.narrow(1, part * layout_.tp_index(), part);
 }
 
 std::vector<Module::Owned> Module::collect(const std::string& prefix) {

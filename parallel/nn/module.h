@@ -132,7 +132,11 @@ class Module {
     children_.emplace_back(name, child);
     return child;
   }
-  // Dropout of residual-stream values [B, T, D]; `site` names it within this module.
+  // [B, T] of a batch -> what belongs to the values outside regions: all of it, or under sequence
+  // parallelism this rank's equal part of the tokens. T must be a multiple of tp then.
+  Tensor own_tokens(const Tensor& x_BT) const;
+  // Dropout of residual-stream values (outside regions) [B, T, D]; `site` names it within this
+  // module.
   Tensor dropout(const std::string& site, const Tensor& x_BTD, double prob,
                  const Batch& batch) const;
 
@@ -150,6 +154,7 @@ class Module {
     std::shared_ptr<LinearUse> use;
   };
   void collect_into(std::vector<Owned>& out, const std::string& prefix, Place place);
+  int token_parts() const noexcept;  // equal parts of the tokens outside regions
   // Decides what has to be known of everything below before parameters are collected.
   virtual Place enter(Place outer) { return outer; }
   virtual bool is_region() const noexcept { return false; }
@@ -169,8 +174,8 @@ class Layer : public Module {
   // counted labels, correct predictions}; the second is counted only without gradients
   // (evaluation).
   virtual Tensor forward(const Tensor& x, const Batch& batch) = 0;
-  // Last layer only: [B, T, V] of the whole vocabulary on every tp rank, accumulate dtype, no
-  // gradient. Collective over tp.
+  // Last layer only: [B, T, V] of all tokens and the whole vocabulary on every tp rank, accumulate
+  // dtype, no gradient. Collective over tp.
   virtual Tensor logits(const Tensor& x);
   // Collective over tp; after every optimizer step or load, where watches_weights().
   virtual void weights_changed() {}

@@ -71,6 +71,15 @@ TEST(Dropout, APartOfTheTensorGetsThatPartOfTheMask) {
   features.first_feature = 13;
   features.width = F;
   EXPECT_TRUE(bit_equal(ops::dropout(ones({B, T, 20}), 0.25, features), all.slice(2, 13, 33)));
+  DropoutKey tokens = rows;
+  tokens.first_token = 1;
+  tokens.length = T;
+  EXPECT_TRUE(
+      bit_equal(ops::dropout(ones({3, 2, F}), 0.25, tokens), all.slice(0, 2, 5).slice(1, 1, 3)));
+  tokens.first_feature = 13;
+  tokens.width = F;
+  EXPECT_TRUE(bit_equal(ops::dropout(ones({3, 2, 20}), 0.25, tokens),
+                        all.slice(0, 2, 5).slice(1, 1, 3).slice(2, 13, 33)));
 }
 
 TEST(Dropout, TheShareOfKeptValuesIsTheProbability) {
@@ -107,6 +116,8 @@ TEST(Dropout, RefusesProbabilitiesAndFeaturesThatCannotBe) {
   EXPECT_THROW(ops::dropout(ones({1, 2, 3}), 1.0, {.name = "site"}), InternalError);
   EXPECT_THROW(ops::dropout(ones({2, 3}), 0.5, {.name = "site"}), InternalError);
   EXPECT_THROW(ops::dropout(ones({1, 2, 3}), 0.5, {.name = "site", .first_feature = 2, .width = 4}),
+               InternalError);
+  EXPECT_THROW(ops::dropout(ones({1, 2, 3}), 0.5, {.name = "site", .first_token = 3, .length = 4}),
                InternalError);
 }
 

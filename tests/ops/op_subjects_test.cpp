@@ -135,6 +135,13 @@ void add_dropout(std::vector<Subject>& subjects) {
        .first_row = 3,
        .first_feature = 11,
        .width = 61});
+  add("DropoutOfSomeTokens", 130,
+      {.seed = 5,
+       .name = "model.layers.1.mlp",
+       .step = 7,
+       .first_row = 3,
+       .first_token = 6,
+       .length = 12});
 }
 
 void add_attention(std::vector<Subject>& subjects) {

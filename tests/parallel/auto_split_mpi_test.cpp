@@ -15,6 +15,7 @@
 #include "core/ops/linear.h"
 #include "core/text.h"
 #include "tests/support/custom_spec.h"
+#include "tests/support/lone_layer.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/run_model.h"
 
@@ -246,69 +247,22 @@ TEST(AutoSplitRun, ParallelBranchesWithALowRankGate) {
                         });
 }
 
-// A region alone, with parameters of its own, on all ranks.
-struct Alone {
-  explicit Alone(Communicator* tp, bool sequence_parallel) : job(tp) {
-    parts.strategy.tp = tp == nullptr ? 1 : tp->size();
-    parts.strategy.sequence_parallel = sequence_parallel;
-    parts.tp = tp;
-    parts.dtype = at::kDouble;
-  }
-  template <class R, class... Args>
-  void make(Args&&... args) {
-    region = std::make_shared<R>(std::forward<Args>(args)..., ParallelLayout(parts));
-    for (const auto& owned : region->collect("region.")) {
-      Parameter& p = *owned.parameter;
-      const Box all{std::vector<int64_t>(p.meta.logical.size(), 0), p.meta.logical};
-      const Tensor whole = initial_values(p.meta, p.init, 5, all, at::kDouble);
-      p.value.set_data(take_part(whole, p.meta.shard, p.tp_index, p.tp_size).contiguous());
-      p.value.requires_grad_(true);
-      parameters.push_back(&p);
-    }
-  }
-  // The gradient as the engine would complete it.
-  Tensor gradient(const Parameter& p) const {
-    Tensor grad = p.value.grad().clone();
-    if (p.meta.sum_grad_over_tp) job->all_reduce(grad).wait();
-    return grad;
-  }
-
-  Communicator* job;
-  ParallelLayout::Parts parts;
-  std::shared_ptr<Region> region;
-  std::vector<Parameter*> parameters;
-};
+template <class R, class... Args>
+LoneLayer::Make maker(const Args&... args) {
+  return [args...](const ParallelLayout& layout) { return std::make_shared<R>(args..., layout); };
+}
 
 // Tokens are cut over the ranks between regions; a region sees all of them.
 template <class R, class... Args>
 void expect_sequence_parallel(const std::string& what, const Args&... args) {
-  const auto job = make_mpi_communicator();
-  const int count = job->size(), index = job->rank();
-  Alone serial(nullptr, false), parallel(job.get(), true);
-  serial.make<R>(args...);
-  parallel.make<R>(args...);
-  const ParamMeta like{.name = "input", .logical = {2, 8, kWidth}};
-  const Tensor x = initial_values(like, Init::normal(1), 3, {{0, 0, 0}, like.logical}, at::kDouble);
-  const Tensor dy =
-      initial_values(like, Init::normal(1), 4, {{0, 0, 0}, like.logical}, at::kDouble);
+  CommPool pool(make_mpi_communicator());
+  LoneLayer serial(maker<R>(args...), "region.", {}, nullptr);
+  LoneLayer parallel(maker<R>(args...), "region.",
+                     {.tp = pool.job().size(), .sequence_parallel = true}, &pool);
+  const Tensor x = normal_values({2, 8, kWidth}, 3), dy = normal_values({2, 8, kWidth}, 4);
   const Batch batch;
-  const auto own = [&](const Tensor& t) {
-    return t.narrow(1, index * 8 / count, 8 / count).contiguous();
-  };
-  Tensor whole_x = x.clone().requires_grad_(true), own_x = own(x).requires_grad_(true);
-  const Tensor whole_y = (*serial.region)(whole_x, batch), own_y = (*parallel.region)(own_x, batch);
-  (whole_y * dy).sum().backward();
-  (own_y * own(dy)).sum().backward();
-  EXPECT_LE(relative_error(own_y, own(whole_y), whole_y), 1e-12) << what;
-  EXPECT_LE(relative_error(own_x.grad(), own(whole_x.grad()), whole_x.grad()), 1e-12) << what;
-  for (size_t i = 0; i < serial.parameters.size(); ++i) {
-    const Parameter& p = *parallel.parameters[i];
-    const Tensor whole = serial.parameters[i]->value.grad();
-    EXPECT_LE(relative_error(parallel.gradient(p),
-                             take_part(whole, p.meta.shard, p.tp_index, p.tp_size), whole),
-              1e-12)
-        << what << " " << p.meta.name;
-  }
+  const LoneResult here = parallel.run(parallel.own_tokens(x), batch, parallel.own_tokens(dy));
+  expect_part_of(parallel, here, serial.run(x, batch, dy), 1e-12, what);
 }
 
 TEST(AutoSplitRun, RegionsBetweenCutTokens) {
@@ -334,20 +288,20 @@ class Unsaid final : public Region {
 };
 
 TEST(AutoSplitRun, AWrongReadingIsAnErrorAndNoNumber) {
-  const auto job = make_mpi_communicator();
-  Alone alone(job.get(), false);
-  alone.make<Unsaid>();
+  CommPool pool(make_mpi_communicator());
+  const int tp = pool.job().size();
+  LoneLayer alone(maker<Unsaid>(), "region.", {.tp = tp}, &pool);
   const Tensor x = at::ones({1, 2, kWidth}, at::kDouble);
-  if (job->size() == 1) {
-    (*alone.region)(x, {});
+  if (tp == 1) {
+    alone.forward(x, {});
     return;
   }
   try {
-    (*alone.region)(x, {});
+    alone.forward(x, {});
     ADD_FAILURE() << "no error";
   } catch (const ConfigError& error) {
     const std::string text = error.what();
-    EXPECT_NE(text.find(cat("region.b: got an input of 32 features, allowed: ", 32 / job->size())),
+    EXPECT_NE(text.find(cat("region.b: got an input of 32 features, allowed: ", 32 / tp)),
               std::string::npos)
         << text;
     EXPECT_NE(text.find("LinearRole::Entry"), std::string::npos) << text;
