@@ -1,6 +1,10 @@
 #include "core/ops/linear.h"
 
-#include <ATen/ops/linear.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_unsafe_view.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
 
@@ -9,13 +13,57 @@
 
 namespace strata::ops {
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  const auto dtype = x.scalar_type();
-  const Tensor w = weight.to(dtype);
-  if (!bias.defined()) {
-    return at::linear(x, w);
+namespace linear_detail {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// [.., F] -> [N, F], a view where possible.
+Tensor as_rows(const Tensor& x) {
+  return x.dim() == 2
+             ? x
+             : x.reshape({c10::multiply_integers(x.sizes().slice(0, x.dim() - 1)), x.size(-1)});
+}
+
+// Keeps the weight itself, neither a view nor a cast copy of it: the backward reads what the
+// parameter holds then, and the values it held in the forward may be gone.
+struct Linear : torch::autograd::Function<Linear> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
+                        const std::optional<Tensor>& bias) {
+    const auto dtype = x.scalar_type();
+    const Tensor rows = as_rows(x), w = weight.to(dtype).t();
+    if (bias) ctx->saved_data["bias_dtype"] = static_cast<int64_t>(bias->scalar_type());
+    ctx->save_for_backward({x, weight});
+    Shape shape = x.sizes().vec();
+    shape.back() = weight.size(0);
+    const Tensor y = bias ? at::addmm(bias->to(dtype), rows, w) : at::mm(rows, w);
+    return at::_unsafe_view(y, shape);
   }
-  return at::linear(x, w, bias.to(dtype));
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1];
+    const Tensor dy = as_rows(grads[0]);
+    Tensor dx, dweight, dbias;
+    if (ctx->needs_input_grad(0)) dx = at::mm(dy, weight.to(x.scalar_type())).view(x.sizes());
+    if (ctx->needs_input_grad(1)) dweight = at::mm(dy.t(), as_rows(x));
+    const auto bias_dtype = ctx->saved_data.find("bias_dtype");
+    if (bias_dtype != ctx->saved_data.end() && ctx->needs_input_grad(2)) {
+      dbias =
+          dy.sum({0}, /*keepdim=*/false, static_cast<at::ScalarType>(bias_dtype->second.toInt()));
+    }
+    return {dx, dweight, dbias};
+  }
+};
+
+}  // namespace linear_detail
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  STRATA_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1) &&
+                   (!bias.defined() || bias.sizes() == weight.sizes().slice(0, 1)),
+               cat("linear: weight ", shape_text(weight.sizes()), " does not fit x ",
+                   shape_text(x.sizes())));
+  return linear_detail::Linear::apply(x, weight,
+                                      bias.defined() ? std::optional<Tensor>(bias) : std::nullopt);
 }
 
 Tensor split_heads(const Tensor& x, int64_t head_width) {

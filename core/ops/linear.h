@@ -1,6 +1,7 @@
 #pragma once
 // y = x W^T (+ b). x [..., in], W [out, in], b [out]. When W is stored in a wider type than x it is
-// cast at use.
+// cast at use. The backward reads W anew: no cast copy is kept, and W's values may have moved to
+// other storage since the forward (Tensor::set_data).
 #include "core/tensor.h"
 
 namespace strata::ops {

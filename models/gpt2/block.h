@@ -11,6 +11,8 @@ class Gpt2Attention final : public Region {
  public:
   Gpt2Attention(const Gpt2Config& c, int block, const ParallelLayout& layout);
   Tensor forward(const Tensor& x_BTC, const Batch& batch) override;
+  // With dropout the probabilities of all pairs of tokens are formed and would be kept.
+  bool recompute_selectively() const override { return c_.attn_pdrop > 0; }
 
  private:
   Gpt2Config c_;
@@ -22,6 +24,7 @@ class Gpt2Mlp final : public Region {
  public:
   Gpt2Mlp(const Gpt2Config& c, const ParallelLayout& layout);
   Tensor forward(const Tensor& x_BTC, const Batch& batch) override;
+  bool recompute_selectively() const override { return true; }
 
  private:
   std::string activation_;

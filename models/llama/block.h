@@ -12,6 +12,8 @@ class LlamaAttention final : public Region {
  public:
   LlamaAttention(const LlamaConfig& c, const ParallelLayout& layout);
   Tensor forward(const Tensor& x_BTD, const Batch& batch) override;
+  // With dropout the probabilities of all pairs of tokens are formed and would be kept.
+  bool recompute_selectively() const override { return c_.attention_dropout > 0; }
 
  private:
   LlamaConfig c_;

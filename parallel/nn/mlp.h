@@ -9,6 +9,7 @@ class SwigluMlp final : public Region {
  public:
   SwigluMlp(int64_t dim, int64_t ffn_dim, double init_std, bool bias, const ParallelLayout& layout);
   Tensor forward(const Tensor& x_BTD, const Batch& batch) override;
+  bool recompute_selectively() const override { return true; }
 
  private:
   Linear gate_, up_, down_;

@@ -116,7 +116,9 @@ class Module {
  protected:
   explicit Module(const ParallelLayout& layout);
 
-  // Declares a parameter; the returned handle is filled when the engine attaches storage.
+  // Declares a parameter; the returned handle is filled when the engine attaches storage. Under
+  // ZeRO 3 its values are there during forward and backward only, at another address each time:
+  // keep no pointer to them and no copy.
   Tensor param(const std::string& name, Shape logical, ShardSpec shard, Init init,
                ParamOptions options = {});
   // Without a ShardSpec (or with automatic(unit)) the cut is found from the region's linears, whose
@@ -202,6 +204,10 @@ class TensorParallelOps {
 class Region : public Layer {
  public:
   Tensor operator()(const Tensor& x, const Batch& batch);  // enter, forward, exit, exit biases
+  // True: forward is cheap for what it would keep, so under Recompute::Selective only the entered
+  // input is kept and forward runs again in the backward. It must then give the same values each
+  // time (dropout by the batch's keys does).
+  virtual bool recompute_selectively() const { return false; }
 
   // Once collected: the linears below in declaration order, and how the automatic rules cut them
   // (nullptr where the author declared cuts). For reports.

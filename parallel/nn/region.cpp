@@ -5,6 +5,7 @@
 #include "core/text.h"
 #include "parallel/nn/linear_use.h"
 #include "parallel/nn/module.h"
+#include "parallel/nn/recompute.h"
 
 namespace strata {
 
@@ -40,12 +41,13 @@ ops::AttentionDropout Region::attention_dropout(double prob, int64_t local_heads
 
 Tensor Region::operator()(const Tensor& x, const Batch& batch) {
   const bool declared = !split_ || layout().tp_size() == 1;
-  Tensor y;
-  if (declared || split_->cut) {
-    y = forward(region_enter(x, layout()), batch);
-  } else {
-    y = forward(identical_enter(x, layout()), batch);
-  }
+  const Tensor entered =
+      declared || split_->cut ? region_enter(x, layout()) : identical_enter(x, layout());
+  const bool again =
+      layout().strategy().recompute == Recompute::Selective && recompute_selectively();
+  Tensor y =
+      again ? recomputed(entered, [this, batch](const Tensor& in) { return forward(in, batch); })
+            : forward(entered, batch);
   y = declared || split_->partial ? region_exit(y, layout()) : identical_exit(y, layout());
   for (const Tensor& bias : exit_biases_) y = y + bias.to(y.scalar_type());
   return y;

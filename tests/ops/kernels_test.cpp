@@ -10,6 +10,8 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <limits>
 
 #include "core/error.h"
@@ -302,6 +304,55 @@ TEST(Linear, CastsAWiderWeightAtUse) {
   y.sum().backward();
   EXPECT_EQ(weight.grad().scalar_type(), at::kFloat);
   EXPECT_EQ(bias.grad().scalar_type(), at::kFloat);
+}
+
+TEST(Linear, IsTheLibrarysToTheLastBit) {
+  for (const auto dtype : {at::kDouble, at::kFloat}) {
+    for (const bool with_bias : {false, true}) {
+      const auto run = [&](const std::function<Tensor(Tensor, Tensor, Tensor)>& op) {
+        const Inputs in = {normal({5, 7, 48}, "x", dtype).requires_grad_(),
+                           normal({33, 48}, "w", dtype).requires_grad_(),
+                           normal({33}, "b", dtype).requires_grad_()};
+        const Tensor y = op(in[0], in[1], with_bias ? in[2] : Tensor());
+        y.backward(normal({5, 7, 33}, "dy", dtype));
+        return Inputs{y.detach(), in[0].grad(), in[1].grad(),
+                      with_bias ? in[2].grad() : Tensor(in[2].detach())};
+      };
+      const Inputs a = run(ops::linear),
+                   b = run([](Tensor x, Tensor w, Tensor bias) {
+                     return bias.defined() ? at::linear(x, w, bias) : at::linear(x, w);
+                   });
+      for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(bit_equal(a[i], b[i])) << i;
+    }
+  }
+}
+
+TEST(Linear, TheBackwardReadsWhatTheWeightHoldsThen) {
+  for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    const Tensor dy = normal({6, 8}, "dy", dtype);
+    const Tensor still_x = normal({6, 16}, "x", dtype).requires_grad_();
+    const Tensor still = normal({8, 16}, "w", accumulate_dtype(dtype)).requires_grad_();
+    ops::linear(still_x, still, {}).backward(dy);
+    const Tensor x = normal({6, 16}, "x", dtype).requires_grad_();
+    const Tensor weight = normal({8, 16}, "w", accumulate_dtype(dtype)).requires_grad_();
+    const Tensor y = ops::linear(x, weight, {});
+    const Tensor old = weight.detach(), moved = old.clone();
+    weight.set_data(moved);
+    EXPECT_EQ(old.storage().use_count(), 1);
+    std::memset(old.mutable_data_ptr(), 0xff, old.nbytes());
+    y.backward(dy);
+    EXPECT_TRUE(bit_equal(x.grad(), still_x.grad()));
+    EXPECT_TRUE(bit_equal(weight.grad(), still.grad()));
+  }
+}
+
+TEST(Linear, ItsResultMayBeChangedInPlace) {
+  const Tensor x = normal({2, 3, 16}, "x").requires_grad_();
+  const Tensor weight = normal({8, 16}, "w").requires_grad_();
+  const Tensor y = ops::linear(x, weight, {});
+  y.mul_(2).sum().backward();
+  EXPECT_LE(distance(weight.grad(), x.detach().reshape({6, 16}).sum(0).mul(2).expand({8, 16})),
+            1e-14);
 }
 
 TEST(Linear, HeadsAreSplitAndMergedAsViews) {
