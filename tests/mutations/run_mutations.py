@@ -32,7 +32,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COPIED = ["CMakeLists.txt", "LICENSE", "README.md", "cmake", "core", "parallel", "models", "optim", "data", "launch", "tests"]
+COPIED = ["CMakeLists.txt", "LICENSE", "README.md", "cmake", "core", "parallel", "models", "optim", "data", "launch", "examples", "tests"]
 KEYS = {"id", "why", "file", "find", "replace", "binary", "filter", "ranks"}
 
 
