@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "optim/exact_norm.h"
 #include "optim/grad_norm.h"
 
 namespace strata {
@@ -79,7 +80,8 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
   c[kLoss] = finite ? loss.loss_sum : 0;
   c[kCounted] = static_cast<double>(loss.counted);
   c[kStop] = stop ? 1 : 0;
-  self.model.pool().job().all_reduce(control, ReduceOp::Sum, {0, SiteOp::Control}).wait_host();
+  Communicator& job = self.model.pool().job();
+  job.all_reduce(control, ReduceOp::Sum, {0, SiteOp::Control}).wait_host();
 
   if (self.options.audit || !self.audited) {
     STRATA_CHECK(static_cast<int64_t>(c[kElements]) == self.model.logical_elements(),
@@ -98,7 +100,11 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
     return report;
   }
   report.loss = report.counted == 0 ? 0 : c[kLoss] / c[kCounted];
-  report.grad_norm = std::sqrt(c[kSquares]) * self.scale;
+  const double squares =
+      self.options.exact_norm
+          ? exact_sum_of_squares(self.model.owned_slices(), self.model.logical_elements(), job)
+          : c[kSquares];
+  report.grad_norm = std::sqrt(squares) * self.scale;
   if (report.skipped) return report;
 
   double factor = self.scale;

@@ -20,6 +20,7 @@ namespace strata {
 struct OptimizerOptions {
   double max_grad_norm = 1.0;  // 0: no clipping
   bool audit = false;          // element count every step; always on the first step
+  bool exact_norm = false;     // to the last bit in every layout (exact_norm.h)
 };
 
 struct StepReport {

@@ -6,6 +6,7 @@
 #include "core/text.h"
 #include "parallel/nn/model_spec.h"
 #include "parallel/plan/plan.h"
+#include "parallel/plan/schedule.h"
 
 namespace strata {
 namespace check_plan_detail {
@@ -32,7 +33,7 @@ std::string allowed_degrees(const std::vector<ParamMeta>& metas, int tp,
 
 }  // namespace check_plan_detail
 
-std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model, int64_t) {
+std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model, int64_t time) {
   using check_plan_detail::allowed_degrees;
   std::vector<std::string> problems;
   auto add = [&](const std::string& key, const std::string& given, const std::string& allowed,
@@ -46,14 +47,22 @@ std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model, in
         cat(layers, " (embedding, blocks, head of this model)"));
     return problems;
   }
-  if (plan.stages != 1) {
-    add("plan.pp", cat(plan.stages), "1", " (pipeline stages are not part of this version)");
+  if (plan.stages * plan.chunks > layers) {
+    add("plan.pp", cat(plan.stages), cat("1 to ", layers / plan.chunks, " (layers of this model)"));
     return problems;
   }
   if (plan.microbatches < 1 || plan.global_batch % plan.microbatches != 0) {
     add("plan.microbatches", cat(plan.microbatches),
         cat("divisors of train.batch = ", plan.global_batch));
     return problems;
+  }
+  const std::string why = why_not_schedule(plan.schedule, plan.stages,
+                                           static_cast<int>(plan.microbatches), plan.chunks);
+  if (!why.empty()) {
+    add("plan.schedule", plan.schedule, "one that fits", cat(" (", why, ")"));
+  } else if (plan.schedule == "zb-h1") {
+    add("plan.schedule", plan.schedule, "gpipe, 1f1b, interleaved",
+        " (backward is not split in this version: zb-h1 is simulated only)");
   }
   const ParallelLayout meta_layout = ParallelLayout::serial(at::kMeta);
   std::set<std::string> reported;  // equal layers give equal problems: say it once
@@ -66,19 +75,17 @@ std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model, in
         add(cat(key, ".", field), given, allowed, hint);
       }
     };
-    if (s != plan.layers[0]) {
-      once("strategy", "another strategy than layer 0", "one strategy for all layers",
-           " (different strategies per layer are not part of this version)");
-    }
     if (s.tp < 1 || s.dp < 1 || s.dp * s.tp != plan.ranks_per_stage()) {
       once("dp", cat("dp ", s.dp, " x tp ", s.tp),
            cat("dp x tp = ", plan.ranks_per_stage(), " (ranks of a stage)"));
       continue;
     }
-    if (s.zero != 0)
-      once("zero", cat(s.zero), "0", " (sharded optimizer states are not part of this version)");
-    if (s.sequence_parallel)
-      once("sequence_parallel", "true", "false", " (not part of this version)");
+    if (s.zero < 0 || s.zero > 3) once("zero", cat(s.zero), "0 to 3");
+    if (s.shards < 0 || (s.shards > 0 && s.dp % s.shards != 0))
+      once("shards", cat(s.shards), cat("0 (all of dp), or a divisor of dp = ", s.dp));
+    if (s.sequence_parallel && s.tp > 1 && time % s.tp != 0)
+      once("sequence_parallel", "true",
+           cat("rows of a multiple of tp = ", s.tp, " tokens, not ", time));
     if (plan.rows_per_microbatch() % s.dp != 0) {
       once("dp", cat(s.dp),
            cat("divisors of the ", plan.rows_per_microbatch(), " rows of a micro-batch"),

@@ -135,6 +135,8 @@ void Stage::build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool
     buffers_.add_layer(l, layer.layout, layer.parameters, shared);
     layers_.push_back(std::move(layer));
   }
+  for (const auto& [first, last] : chunks_)
+    STRATA_CHECK(first <= last, cat("stage ", index_, " has a chunk without layers"));
   buffers_.build();
 }
 

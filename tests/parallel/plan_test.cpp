@@ -81,14 +81,15 @@ TEST(CheckPlan, SaysWhichDegreesAParameterAllows) {
   EXPECT_NE(problems[0].find("model.layers.0"), std::string::npos) << problems[0];
 }
 
-TEST(CheckPlan, RefusesWhatIsNotBuilt) {
+TEST(CheckPlan, RefusesWhatCannotRun) {
   auto spec = make_tiny(tiny_models()[0]);
   Plan plan = plan_for(*spec, 2, 2);
-  for (auto& layer : plan.layers) layer.zero = 2;
+  plan.schedule = "zb-h1";
   EXPECT_EQ(check_plan(plan, *spec).size(), 1u);
   plan = plan_for(*spec, 2, 2);
   for (auto& layer : plan.layers) layer.sequence_parallel = true;
-  EXPECT_EQ(check_plan(plan, *spec).size(), 1u);
+  EXPECT_EQ(check_plan(plan, *spec, 20).size(), 0u);
+  EXPECT_EQ(check_plan(plan, *spec, 21).size(), 1u);
   plan = plan_for(*spec, 2, 1);
   plan.global_batch = 3;
   EXPECT_EQ(check_plan(plan, *spec).size(), 1u);

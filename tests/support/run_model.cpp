@@ -49,7 +49,9 @@ ModelRun::ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
   std::vector<std::unique_ptr<UpdateRule>> rules;
   rules.push_back(rule_registry().make(setup.rule, reader));
   optimizer_ = std::make_unique<DistributedOptimizer>(
-      *manager_, std::move(rules), OptimizerOptions{setup.max_grad_norm, /*audit=*/true});
+      *manager_, std::move(rules),
+      OptimizerOptions{
+          .max_grad_norm = setup.max_grad_norm, .audit = true, .exact_norm = setup.canonical});
   optimizer_->load_masters(*source);
 }
 

@@ -38,6 +38,12 @@ const std::vector<TinyModel>& tiny_models() {
       "n_head": 4, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "initializer_range": 0.2, "tie_word_embeddings": false,
       "activation_function": "relu", "scale_attn_by_inverse_layer_idx": true})",
          plain});
+    out.push_back(
+        {"llama_deep",
+         R"({"model_type": "llama", "vocab_size": 37, "hidden_size": 32, "intermediate_size": 24,
+      "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "rms_norm_eps": 1e-5,
+      "initializer_range": 0.2, "tie_word_embeddings": true, "max_position_embeddings": 64})",
+         plain});
     return out;
   }();
   return models;
