@@ -7,9 +7,12 @@
 namespace strata::memory_meter {
 
 // Counts from now on; what was allocated before is not known. Idempotent; before any other thread
-// allocates. Costs two atomic additions per allocation.
+// allocates. Costs two atomic additions and 64 bytes per allocation.
 void install();
 bool installed();
+
+// Tensor memory that comes from elsewhere (negative: is gone). Counts installed or not.
+void count(int64_t bytes);
 
 int64_t live_bytes();
 int64_t peak_bytes();  // since install() or the last reset_peak()

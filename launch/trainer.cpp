@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/memory_meter.h"
 #include "core/text.h"
 #include "data/tokenizer.h"
 #include "launch/desync.h"
@@ -46,6 +47,7 @@ int Trainer::run() {
   restore();
   open_records();
   start_reading();
+  forecast_memory();
   while (!done()) {
     StepRecord step = train_step();
     const Request request = agree_on_request(last_report_);
@@ -71,6 +73,7 @@ void Trainer::check_alike() {
 }
 
 void Trainer::build() {
+  memory_meter::install();
   plan_ = same_everywhere([&] {
     return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch);
   });
@@ -96,9 +99,7 @@ void Trainer::build() {
   log::info("model: ", config_.model_name, ", ", config_.model->layer_count() - 2, " blocks, ",
             model_->logical_elements(), " parameters; ", config_.train.dtype, " on ",
             runtime_.device().str(), ", ", runtime_.threads(),
-            runtime_.threads() == 1 ? " thread" : " threads", " a rank; gradients ",
-            bytes_text(static_cast<double>(model_->buffer_bytes().gradients)), ", optimizer ",
-            bytes_text(static_cast<double>(optimizer_->state_bytes())), " on rank 0");
+            runtime_.threads() == 1 ? " thread" : " threads", " a rank");
 }
 
 void Trainer::open_validation() {
@@ -163,6 +164,13 @@ void Trainer::start_reading() {
   prefetcher_ = std::make_unique<Prefetcher>(*config_.train_data, requests, first);
 }
 
+// The contents of the batch do not matter, its shape does.
+void Trainer::forecast_memory() {
+  if (done() || !runtime_.device().is_cpu()) return;
+  const Range rows = model_->rows_needed(0);
+  memory_.forecast(*model_, *optimizer_, config_.train_data->rows(0, rows.size()));
+}
+
 StepRecord Trainer::train_step() {
   using trainer_detail::now_s;
   const double begin = now_s();
@@ -177,6 +185,7 @@ StepRecord Trainer::train_step() {
   const StepLoss loss = model_->forward_backward(batches);
   last_report_ = optimizer_->step({position_.updates, lr}, loss, attention);
   if (config_.comm.check != "off") check_sequences(runtime_.pool());
+  memory_.measured(runtime_.job());
 
   ++position_.step;
   position_.updates += last_report_.skipped ? 0 : 1;

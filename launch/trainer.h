@@ -7,6 +7,7 @@
 
 #include "data/prefetch.h"
 #include "launch/evaluation.h"
+#include "launch/memory_report.h"
 #include "launch/metrics.h"
 #include "launch/run_checkpoints.h"
 #include "launch/run_config.h"
@@ -39,6 +40,7 @@ class Trainer {
   void restore();
   void open_records();
   void start_reading();
+  void forecast_memory();
 
   // One step and what may follow it.
   StepRecord train_step();
@@ -70,6 +72,7 @@ class Trainer {
   RunPosition position_;
   SkipPolicy skips_;
   StepTimer timer_;
+  MemoryReport memory_;
   StepReport last_report_;
   Request file_request_ = Request::None;  // rank 0: from STOP and SAVE
   double flops_per_step_ = 0, peak_flops_ = 0, data_waited_s_ = 0;

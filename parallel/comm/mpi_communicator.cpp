@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/memory_meter.h"
 #include "core/text.h"
 #include "parallel/comm/mpi_engine.h"
 #include "parallel/comm/mpi_messages.h"
@@ -194,8 +195,13 @@ Tensor MpiCommunicator::do_allocate(int64_t elements, at::ScalarType dtype) {
   if (!shared_ || elements == 0) return at::zeros({elements}, options);
   auto segment = make_segment(static_cast<size_t>(elements) * c10::elementSize(dtype));
   void* data = segment->own();
-  return at::from_blob(
-      data, {elements}, [segment](void*) mutable { segment.reset(); }, options);
+  const auto bytes = static_cast<int64_t>(segment->bytes());
+  memory_meter::count(bytes);
+  const auto release = [segment, bytes](void*) mutable {
+    memory_meter::count(-bytes);
+    segment.reset();
+  };
+  return at::from_blob(data, {elements}, release, options);
 }
 
 namespace mpi_communicator_detail {

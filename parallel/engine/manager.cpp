@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "parallel/engine/executor.h"
+#include "parallel/engine/memory_forecast.h"
 #include "parallel/engine/stage.h"
 
 namespace strata {
@@ -72,6 +73,11 @@ class Manager final : public ParallelManager {
     set_scale(microbatches);
     return executor_.forward_backward(on_device(microbatches, true),
                                       std::ldexp(1.0, -loss_exponent_));
+  }
+
+  MemoryForecast forecast_memory(const Batch& like) override {
+    return strata::forecast_memory(*spec_, plan_, stage_, options_,
+                                   on_device(std::span(&like, 1), true).front());
   }
 
   StepLoss forward_only(std::span<const Batch> microbatches) override {

@@ -36,6 +36,8 @@ struct ManagerOptions {
 // Why sums of this plan cannot be canonical, one sentence each; empty when they can.
 std::vector<std::string> check_canonical(const Plan& plan);
 
+struct MemoryForecast;  // parallel/engine/memory_forecast.h
+
 class ParallelManager {
  public:
   // Collective over pool.job(). The plan must have passed check_plan.
@@ -78,6 +80,8 @@ class ParallelManager {
   // Collective; after values of owned slices were written (optimizer step, load).
   virtual void weights_changed() = 0;
   virtual BufferBytes buffer_bytes() const = 0;
+  // Collective over the job. Runs layers on `like`, a batch as forward_backward() gets them.
+  virtual MemoryForecast forecast_memory(const Batch& like) = 0;
 };
 
 }  // namespace strata

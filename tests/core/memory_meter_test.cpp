@@ -15,14 +15,14 @@ TEST(MemoryMeter, CountsWhatTensorsHold) {
   before = Tensor();
   EXPECT_EQ(memory_meter::live_bytes(), start);
   Tensor a = at::empty({1 << 20});
-  EXPECT_NEAR(static_cast<double>(memory_meter::live_bytes() - start), 4 << 20, 8192);
+  EXPECT_EQ(memory_meter::live_bytes() - start, 4 << 20);
   memory_meter::reset_peak();
   {
     const Tensor b = at::empty({1 << 18}), view = b.view({2, -1});
-    EXPECT_NEAR(static_cast<double>(memory_meter::live_bytes() - start), 5 << 20, 16384);
+    EXPECT_EQ(memory_meter::live_bytes() - start, 5 << 20);
   }
-  EXPECT_NEAR(static_cast<double>(memory_meter::live_bytes() - start), 4 << 20, 8192);
-  EXPECT_NEAR(static_cast<double>(memory_meter::peak_bytes() - start), 5 << 20, 16384);
+  EXPECT_EQ(memory_meter::live_bytes() - start, 4 << 20);
+  EXPECT_EQ(memory_meter::peak_bytes() - start, 5 << 20);
   a = Tensor();
   EXPECT_EQ(memory_meter::live_bytes(), start);
   memory_meter::reset_peak();

@@ -6,10 +6,10 @@
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
+#include "core/memory_meter.h"
 #include "core/text.h"
 #include "models/gpt2/block.h"
 #include "models/llama/block.h"
-#include "tests/support/live_bytes.h"
 #include "tests/support/lone_layer.h"
 
 namespace strata::testing {
@@ -86,13 +86,13 @@ Tensor input() { return normal_values({kRows, kLength, kWidth}, 1).requires_grad
 
 // Bytes that the graph of one forward holds beside input and output.
 int64_t kept_bytes(LoneLayer& layer, const Tensor& x, const Batch& batch) {
-  const int64_t before = live_bytes();
+  const int64_t before = memory_meter::live_bytes();
   const Tensor y = layer.forward(x, batch);
-  return live_bytes() - before - static_cast<int64_t>(y.nbytes());
+  return memory_meter::live_bytes() - before - static_cast<int64_t>(y.nbytes());
 }
 
 TEST(SelectiveRecompute, OnlyTheInputOfOfferedRegionsIsKept) {
-  live_bytes();
+  memory_meter::install();
   for (const Subject& subject : subjects()) {
     LoneLayer all(subject.make, "region.", {}, nullptr);
     LoneLayer some(subject.make, "region.", {.recompute = Recompute::Selective}, nullptr);
@@ -108,12 +108,12 @@ TEST(SelectiveRecompute, OnlyTheInputOfOfferedRegionsIsKept) {
 }
 
 TEST(SelectiveRecompute, NothingOutlivesTheBackward) {
-  live_bytes();
+  memory_meter::install();
   for (const Subject& subject : subjects()) {
     LoneLayer some(subject.make, "region.", {.recompute = Recompute::Selective}, nullptr);
     const Batch batch = training_batch();
     const Tensor x = input();
-    const int64_t before = live_bytes();
+    const int64_t before = memory_meter::live_bytes();
     {
       const Tensor y = some.forward(x, batch);
       y.backward(y.detach());
@@ -122,7 +122,7 @@ TEST(SelectiveRecompute, NothingOutlivesTheBackward) {
     for (Parameter* p : some.parameters()) {
       gradients += static_cast<int64_t>(p->value.grad().nbytes());
     }
-    EXPECT_EQ(live_bytes() - before, gradients) << subject.name;
+    EXPECT_EQ(memory_meter::live_bytes() - before, gradients) << subject.name;
   }
 }
 
