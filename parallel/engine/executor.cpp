@@ -134,9 +134,12 @@ Executor::Run Executor::begin(Mode mode, std::span<const Batch> batches, const S
 StepLoss Executor::forward_backward(std::span<const Batch> batches, double loss_scale) {
   Run run = begin(Mode::Train, batches, training_);
   run.loss_scale = loss_scale;
+  timeline_.clear();
+  step_begin_ = std::chrono::steady_clock::now();
   stage_->buffers().begin_step();
   executor_detail::LossSum loss;
   for (const ScheduleOp& op : training_.ops[static_cast<size_t>(stage_->index())]) {
+    timeline_.push_back({op, 0, 0});  // begin: when its input is there
     if (op.kind == ScheduleOp::Kind::Forward) {
       const Tensor y = forward_chunk(run, op.chunk, op.microbatch);
       if (last_part(op.chunk))
@@ -145,6 +148,7 @@ StepLoss Executor::forward_backward(std::span<const Batch> batches, double loss_
       STRATA_CHECK(op.kind == ScheduleOp::Kind::Backward, "split backward is only simulated");
       backward_chunk(run, op.chunk, op.microbatch);
     }
+    timeline_.back().end = now_s();
   }
   links_.finish();
   stage_->buffers().finish();
@@ -189,6 +193,7 @@ Tensor Executor::forward_chunk(Run& run, int chunk, int microbatch) {
     const int from = (part(chunk) - 1) % plan_->stages;
     x = links_.receive({false, from, stage_->index(), part(chunk) - 1, microbatch});
   }
+  if (run.mode == Mode::Train) timeline_.back().begin = now_s();
   for (int l = first; l <= last; ++l) {
     StageLayer& layer = stage_->layer(l);
     x = borders_.enter(l, x, run.shape);
@@ -223,6 +228,7 @@ void Executor::backward_chunk(Run& run, int chunk, int microbatch) {
     const int from = (part(chunk) + 1) % plan_->stages;
     dy = links_.receive({true, from, stage_->index(), part(chunk) + 1, microbatch});
   }
+  timeline_.back().begin = now_s();
   for (int l = last; l >= first; --l) {
     run.walk.enter(l);
     dy = stage_->layer(l).runner->backward(microbatch, dy);
@@ -243,6 +249,10 @@ Batch Executor::batch_of(const Run& run, int layer, int microbatch) const {
   const Range rows = borders_.part(layer, run.shape).rows;
   if (rows == rows_) return batch;
   return batch.slice(rows.begin - rows_.begin, rows.end - rows_.begin);
+}
+
+double Executor::now_s() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - step_begin_).count();
 }
 
 // The loss is identical on all ranks of a tp group: its first rank counts it.

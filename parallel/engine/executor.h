@@ -2,6 +2,7 @@
 // Runs the layers of one rank in the order of a pipeline schedule: activations come from the layer
 // or stage before, gradients from the one after, weights of ZeRO 3 are there when a layer needs
 // them and the next layer's are on their way. One stage is a pipeline of one.
+#include <chrono>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "parallel/engine/borders.h"
 #include "parallel/engine/pipeline_links.h"
 #include "parallel/engine/stage.h"
+#include "parallel/plan/simulate.h"
 
 namespace strata {
 
@@ -28,6 +30,9 @@ class Executor {
   Tensor logits(const Batch& batch);
 
   double waited_s() const noexcept { return links_.waited_s(); }  // for other stages, last step
+  // When this rank's operations of the last forward_backward ran, in seconds from its start;
+  // waiting for activations and gradients is between them.
+  const std::vector<SimulatedOp>& timeline() const noexcept { return timeline_; }
 
  private:
   // The layers in the order in which a run visits them, so that weights can be fetched ahead.
@@ -58,6 +63,7 @@ class Executor {
   void backward_chunk(Run& run, int chunk, int microbatch);
   Batch batch_of(const Run& run, int layer, int microbatch) const;
   StepLoss loss_of(const Tensor& result, const Batch& batch);
+  double now_s() const;  // since the step began
   int part(int chunk) const { return chunk * plan_->stages + stage_->index(); }
   bool last_part(int chunk) const { return part(chunk) + 1 == plan_->stages * plan_->chunks; }
 
@@ -71,6 +77,8 @@ class Executor {
   Borders borders_;
   PipelineLinks links_;
   Range rows_;
+  std::vector<SimulatedOp> timeline_;
+  std::chrono::steady_clock::time_point step_begin_;
 };
 
 }  // namespace strata

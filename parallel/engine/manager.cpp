@@ -43,6 +43,7 @@ class Manager final : public ParallelManager {
   int64_t logical_elements() const override { return logical_elements_; }
   double exposed_reduction_s() const override { return buffers().waited_s(); }
   double pipeline_wait_s() const override { return executor_.waited_s(); }
+  std::span<const SimulatedOp> timeline() const override { return executor_.timeline(); }
   BufferBytes buffer_bytes() const override { return buffers().bytes(); }
   int loss_exponent() const override { return loss_exponent_; }
 

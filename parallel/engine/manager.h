@@ -14,6 +14,7 @@
 #include "parallel/engine/weight_source.h"
 #include "parallel/nn/model_spec.h"
 #include "parallel/plan/plan.h"
+#include "parallel/plan/simulate.h"
 
 namespace strata {
 
@@ -76,6 +77,8 @@ class ParallelManager {
   // before and after this one.
   virtual double exposed_reduction_s() const = 0;
   virtual double pipeline_wait_s() const = 0;
+  // When this rank's operations of the last forward_backward ran, in seconds from its start.
+  virtual std::span<const SimulatedOp> timeline() const = 0;
 
   // Collective; after values of owned slices were written (optimizer step, load).
   virtual void weights_changed() = 0;
