@@ -85,6 +85,13 @@ class Analysis {
     return last;
   }
 
+  // A process that waits for anything drives all it has posted.
+  bool waits(int rank) const {
+    const Records& all = records(rank);
+    return std::any_of(all.begin(), all.end(),
+                       [](const OpRecord& r) { return !r.done && r.waiting; });
+  }
+
   void add_waits(const FlightRecord& flight) {
     for (const OpRecord& r : flight.records) {
       if (r.done || !r.waiting) continue;
@@ -127,7 +134,7 @@ class Analysis {
     bool absent = false;
     for (const int m : r.members) {
       const OpRecord* theirs = find(m, r);
-      if (m == rank || !theirs || theirs->done || theirs->waiting) continue;
+      if (m == rank || !theirs || theirs->done || waits(m)) continue;
       absent = true;
       edges_.push_back(
           {rank, m, cat("rank ", m, " posted ", name_of(r), " but is not working on it")});
@@ -143,19 +150,19 @@ class Analysis {
     const auto me = std::find(r.members.begin(), r.members.end(), rank);
     const int my_index = static_cast<int>(me - r.members.begin());
     uint64_t total = 0;
-    bool working = true;
+    bool open = false;
     for (const OpRecord& t : records(other)) {
       if (collective(t) || !same_group(t, r) || t.peer != my_index || t.receive == r.receive)
         continue;
       total = std::max(total, t.signature);
-      if (!t.done && !t.waiting) working = false;
+      open = open || !t.done;
     }
     if (total < r.signature) {
       edges_.push_back({rank, other,
                         cat("rank ", other,
                             r.receive ? " has not sent what rank " : " has not received what rank ",
                             rank, r.receive ? " receives in " : " sends in ", name_of(r))});
-    } else if (!working) {
+    } else if (open && !waits(other)) {
       edges_.push_back(
           {rank, other,
            cat("rank ", other, " posted its side of ", name_of(r), " but is not working on it")});

@@ -196,6 +196,18 @@ TEST(HangAnalysis, ExchangeWithoutItsOtherSide) {
       << t.text();
 }
 
+// Pipeline stages: a send that nobody waits for moves while its sender waits for something else, so
+// a receiver that does not take it is the one that stands still.
+TEST(HangAnalysis, ASenderThatWaitsElsewhereIsNotToBlame) {
+  Scene s(2);
+  s.exchange(0, 1, false, 400, false).waiting = false;
+  s.exchange(0, 1, true, 400, false);
+  s.exchange(1, 0, true, 400, false);
+  EXPECT_EQ(s.verdict(), "culprit: rank 1");
+  s.rank(0).records.back().done = true;  // it computes, and its send does not move
+  EXPECT_EQ(s.verdict(), "culprit: rank 0");
+}
+
 TEST(HangAnalysis, AllPostedTheSame) {
   Scene s(2);
   s.all("job", {0, 1}, "all_reduce", "x", false);
