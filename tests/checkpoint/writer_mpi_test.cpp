@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <memory>
 
 #include "core/error.h"
 #include "core/io/file.h"
@@ -14,32 +13,12 @@
 #include "parallel/comm/communicator.h"
 #include "parallel/nn/shard.h"
 #include "tests/checkpoint/sample_state.h"
+#include "tests/checkpoint/shared_folder.h"
 
 namespace strata::test {
 namespace writer_mpi_test {
 
 namespace fs = std::filesystem;
-
-// One folder for all ranks: rank 0 makes and removes it.
-class SharedFolder {
- public:
-  explicit SharedFolder(Communicator& job) : job_(job) {
-    std::string path;
-    if (job.rank() == 0) {
-      mine_ = std::make_unique<TempFolder>(TempFolder::Where::Memory);
-      path = mine_->path().string();
-    }
-    job.broadcast_bytes(path, 0);
-    path_ = path;
-  }
-  ~SharedFolder() { job_.barrier(); }
-  const fs::path& path() const { return path_; }
-
- private:
-  Communicator& job_;
-  std::unique_ptr<TempFolder> mine_;
-  fs::path path_;
-};
 
 // How a tensor is cut over the ranks: a tensor cut over tp ranks, its local part in equal flat
 // slices over the dp replicas when zero is set, replicated otherwise.

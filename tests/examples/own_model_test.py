@@ -18,6 +18,7 @@ import sys
 LAYOUTS = [
     ("dp2-tp2", 4, ["--plan.tp=2"]),
     ("tp4", 4, ["--plan.tp=4", "--plan.recompute=full"]),
+    ("pp2", 2, ["--plan.pp=2", "--plan.tp=1", "--plan.microbatches=2"]),
     ("tp3", 3, ["--plan.tp=3"]),  # four heads: every rank computes the regions in full
 ]
 SMALL = ["--model.hidden_size=48", "--model.intermediate_size=96", "--model.num_hidden_layers=2",

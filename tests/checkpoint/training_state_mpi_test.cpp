@@ -1,0 +1,85 @@
+// The whole training state through the engine: weights, masters and optimizer state written by one
+// layout and read by another are the same bytes, whatever the stages, ZeRO and tensor cuts.
+#include <gtest/gtest.h>
+
+#include "core/text.h"
+#include "parallel/checkpoint/inspect.h"
+#include "tests/checkpoint/sample_state.h"
+#include "tests/checkpoint/shared_folder.h"
+#include "tests/support/run_model.h"
+
+namespace strata::test {
+namespace training_state_mpi_test {
+
+using testing::ModelRun;
+using testing::RunSetup;
+
+struct Move {
+  std::string name;
+  int pp, tp, zero, shards;
+};
+
+RunSetup setup_of(const Move& move) {
+  RunSetup out;
+  out.pp = move.pp;
+  out.strategy.tp = move.tp;
+  out.strategy.zero = move.zero;
+  out.strategy.shards = move.shards;
+  out.dtype = at::kBFloat16;
+  out.rule = "adamw";
+  return out;
+}
+
+// Layouts of `world` ranks, one after the other.
+std::vector<Move> moves(int world) {
+  std::vector<Move> out;
+  for (int pp = 1; pp <= world; pp *= 2) {
+    for (int tp = 1; tp * pp <= std::min(world, pp * 2); tp *= 2) {
+      for (const int zero : {0, 1, 3}) {
+        const int dp = world / pp / tp;
+        if (dp == 1 && zero > 0) continue;
+        out.push_back({cat("pp", pp, " tp", tp, " zero", zero), pp, tp, zero, 0});
+        if (dp == 4 && zero > 0) out.push_back({cat("in halves, zero", zero), pp, tp, zero, 2});
+      }
+    }
+  }
+  return out;
+}
+
+std::filesystem::path save(ModelRun& run, const std::filesystem::path& root, int64_t step) {
+  CheckpointWriter writer(run.manager().pool().job(), sample_request(root, step));
+  run.optimizer().save(writer);
+  return writer.commit();
+}
+
+TEST(TrainingState, EveryLayoutWritesTheBytesItRead) {
+  const auto job = make_mpi_communicator();
+  const SharedFolder folder(*job);
+  for (const size_t index : {size_t{2}, size_t{4}}) {
+    const testing::TinyModel& model = testing::tiny_models()[index];
+    int64_t step = static_cast<int64_t>(index) * 1000;
+    const std::vector<Move> layouts = moves(job->size());
+    std::filesystem::path first;
+    {
+      ModelRun run(model, setup_of(layouts.back()), make_mpi_communicator());
+      for (int64_t s = 0; s < 2; ++s) run.step(s, 0.02);
+      first = save(run, folder.path(), ++step);
+    }
+    const DiffOptions everything{.tolerance = 0, .optim = true};
+    for (const Move& move : layouts) {
+      SCOPED_TRACE(cat(model.name, " ", move.name));
+      ModelRun run(model, setup_of(move), make_mpi_communicator());
+      run.optimizer().load(CheckpointReader(first));
+      run.manager().weights_changed();
+      const auto saved = save(run, folder.path(), ++step);
+      if (job->rank() == 0) {
+        const DiffReport report = diff_checkpoints(first, saved, everything);
+        EXPECT_TRUE(report.same()) << diff_text(report);
+      }
+      job->barrier();
+    }
+  }
+}
+
+}  // namespace training_state_mpi_test
+}  // namespace strata::test
