@@ -31,12 +31,14 @@ void print(const EvalResult& result, int64_t step, bool json) {
 }  // namespace cmd_eval_detail
 
 int cmd_eval(const Arguments& arguments) {
-  CommandLine line("eval", "RUN.ini [--checkpoint DIR] [--json] [--section.key=value]...",
+  CommandLine line("eval",
+                   "RUN.ini [--checkpoint DIR] [--plan FILE] [--json] [--section.key=value]...",
                    "Prints loss, perplexity and accuracy on the validation data of a run file "
                    "([eval] rows), with the newest\n"
                    "checkpoint of its run directory, the one given, or the weights of ckpt.init.");
   line.positional("RUN.ini", 1, 1);
-  line.option("checkpoint", "DIR", "folder of one checkpoint");
+  line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
+  line.short_for("checkpoint", "DIR", "ckpt.resume", "folder of one checkpoint");
   line.flag("json", "print the result as JSON");
   if (!line.parse(arguments)) return 0;
   const RunConfig config = read_session_config(line, arguments.families);

@@ -61,12 +61,13 @@ class Printer {
 int cmd_sample(const Arguments& arguments) {
   using namespace cmd_sample_detail;
   CommandLine line(
-      "sample", "RUN.ini [--checkpoint DIR] [--count N] [--sample.prompt=TEXT] ...",
+      "sample", "RUN.ini [--checkpoint DIR] [--plan FILE] [--count N] [--sample.prompt=TEXT] ...",
       "Prints text from a model: the newest checkpoint of the run directory, the one given, or the "
       "weights of\n"
       "ckpt.init. [sample] says how; the same seed gives the same text on any number of ranks.");
   line.positional("RUN.ini", 1, 1);
-  line.option("checkpoint", "DIR", "folder of one checkpoint");
+  line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
+  line.short_for("checkpoint", "DIR", "ckpt.resume", "folder of one checkpoint");
   line.option("count", "N", "number of texts, default 1");
   if (!line.parse(arguments)) return 0;
   int64_t count = 1;

@@ -24,7 +24,7 @@ void note_failure(Runtime& runtime, const RunConfig& config, int64_t step, const
 }  // namespace cmd_train_detail
 
 int cmd_train(const Arguments& arguments) {
-  CommandLine line("train", "RUN.ini [--section.key=value]...",
+  CommandLine line("train", "RUN.ini [--plan FILE] [--section.key=value]...",
                    "Trains the model that a run file describes, or goes on from its newest "
                    "checkpoint. Under mpirun all\n"
                    "ranks work on one model as [plan] says.\n\n"
@@ -34,6 +34,7 @@ int cmd_train(const Arguments& arguments) {
                    "memory, 6 numeric,\n"
                    "7 hang, 8 ranks disagree, 9 storage, 75 saved and asked to stop.");
   line.positional("RUN.ini", 1, 1);
+  line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
   if (!line.parse(arguments)) return 0;
   install_signal_handlers(find_launcher());
   const RunConfig config = read_run_config(

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/config/reader.h"
 #include "core/error.h"
@@ -82,6 +83,7 @@ bool read_options(const Arguments& arguments, Options& out) {
       "the\n"
       "tolerance.");
   line.positional("DIR", 1, 1);
+  line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
   line.option("tolerance", "X",
               "largest relative error; default 1e-9 (fp64), 1e-4 (fp32), 5e-2 (bf16)");
   line.flag("json", "print the result as JSON");
@@ -93,6 +95,7 @@ bool read_options(const Arguments& arguments, Options& out) {
   for (const auto& [key, value] : line.overrides()) reader.add_override(key, value);
   out.config.visit(reader);
   reader.finish();
+  out.config.plan.read_file();
   out.folder = line.words()[0];
   out.json = line.has("json");
   out.tolerance = default_tolerance(out.config.train.dtype);
@@ -123,15 +126,13 @@ class Verification {
     ModelOptions model_options;
     model_options.head_chunk_tokens = options_.config.train.head_chunk_tokens;
     together(runtime_.job(), [&] { case_ = read_parity_case(options_.folder, model_options); });
-    const PlanSection& section = options_.config.plan;
-    // Rows are added until the plan's replicas and micro-batches divide them.
-    const int64_t model_ranks = section.pp * section.tp;
-    const int64_t dp = std::max<int64_t>(1, runtime_.world() / model_ranks);
-    row_multiple_ = dp * section.microbatches;
-    time_multiple_ = section.sequence_parallel ? section.tp : 1;
+    PlanSection section = options_.config.plan;
+    find_multiples(section);
     batch_ = padded(case_.batch);
-    plan_ = same_everywhere(
-        [&] { return make_run_plan(section, *case_.model, runtime_.world(), batch_.rows()); });
+    if (section.from_file) section.from_file->plan.global_batch = batch_.rows();
+    plan_ = same_everywhere([&] {
+      return make_run_plan(section, *case_.model, runtime_.world(), batch_.rows(), batch_.length());
+    });
     ManagerOptions manager;
     manager.dtype = options_.dtype();
     manager.device = runtime_.device();
@@ -140,6 +141,23 @@ class Verification {
     together(runtime_.job(),
              [&] { source_ = make_safetensors_weights(options_.folder, *case_.model); });
     model_->load_weights(*source_);
+  }
+
+  // Rows and tokens are added until the plan's replicas, micro-batches and cuts divide them.
+  void find_multiples(const PlanSection& section) {
+    if (!section.from_file) {
+      const int64_t model_ranks = section.pp * section.tp;
+      row_multiple_ = std::max<int64_t>(1, runtime_.world() / model_ranks) * section.microbatches;
+      time_multiple_ = section.sequence_parallel ? section.tp : 1;
+      return;
+    }
+    const Plan& plan = section.from_file->plan;
+    int64_t replicas = 1;
+    for (const LayerStrategy& s : plan.layers) {
+      replicas = std::lcm(replicas, int64_t{s.dp});
+      if (s.sequence_parallel) time_multiple_ = std::lcm(time_multiple_, int64_t{s.tp});
+    }
+    row_multiple_ = replicas * plan.microbatches;
   }
 
   Batch padded(const Batch& batch) const {
@@ -252,13 +270,13 @@ class Verification {
       const nlohmann::ordered_json head = {{"folder", options_.folder},
                                            {"model", case_.model->family()},
                                            {"dtype", options_.config.train.dtype},
-                                           {"plan", plan_text(plan_)}};
+                                           {"plan", plan_summary(plan_)}};
       const std::string text = head.dump();
       std::cout << text.substr(0, text.size() - 1) << ',' << report_.json_members() << "}\n";
       return;
     }
     std::cout << case_.model->family() << ", " << options_.config.train.dtype << ", "
-              << plan_text(plan_) << '\n'
+              << plan_summary(plan_) << '\n'
               << report_.table() << (report_.passed() ? "all" : "NOT all") << " within "
               << number_text(options_.tolerance) << '\n';
   }

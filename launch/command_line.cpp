@@ -36,6 +36,12 @@ void CommandLine::option(const std::string& name, const std::string& value_name,
                                help.c_str());
 }
 
+void CommandLine::short_for(const std::string& name, const std::string& value_name,
+                            const std::string& key, const std::string& help) {
+  option(name, value_name, help);
+  short_for_.emplace_back(name, key);
+}
+
 void CommandLine::positional(const std::string& what, size_t least, size_t most) {
   what_ = what;
   least_ = least;
@@ -104,6 +110,9 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
   if (has("help")) {
     std::cout << help();
     return false;
+  }
+  for (const auto& [name, key] : short_for_) {
+    if (has(name)) overrides_.emplace_back(key, impl_->values[name].as<std::string>());
   }
   if (impl_->values.count("words") != 0)
     words_ = impl_->values["words"].as<std::vector<std::string>>();

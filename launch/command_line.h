@@ -23,6 +23,9 @@ class CommandLine {
 
   void flag(const std::string& name, const std::string& help);
   void option(const std::string& name, const std::string& value_name, const std::string& help);
+  // An option that is short for a configuration key: --plan FILE for --plan.file=FILE.
+  void short_for(const std::string& name, const std::string& value_name, const std::string& key,
+                 const std::string& help);
   void positional(const std::string& what, size_t least, size_t most);
   void no_overrides();               // this command has no configuration
   void more_help(std::string text);  // printed after the options
@@ -47,6 +50,7 @@ class CommandLine {
   size_t least_ = 0, most_ = 0;
   bool overrides_allowed_ = true;
   std::vector<std::string> names_;
+  std::vector<std::pair<std::string, std::string>> short_for_;  // option, key
   std::vector<std::string> words_;
   std::vector<std::pair<std::string, std::string>> overrides_;
   std::unique_ptr<Impl> impl_;

@@ -10,7 +10,7 @@ namespace strata {
 namespace commands_detail {
 
 // Names that decisions reserve and this version does not have.
-const std::vector<std::string> kLater = {"profile", "plan", "simulate", "convert", "sweep"};
+const std::vector<std::string> kLater = {"profile", "simulate", "convert", "sweep"};
 
 }  // namespace commands_detail
 
@@ -20,6 +20,7 @@ const std::vector<Command>& commands() {
       {"eval", "loss of a checkpoint on validation data", cmd_eval},
       {"sample", "text from a checkpoint", cmd_sample},
       {"verify", "compare with a folder of reference results", cmd_verify},
+      {"plan", "check | show: how ranks share a model", cmd_plan},
       {"data", "prepare | inspect: token files", cmd_data},
       {"config", "show | check | schema: run files", cmd_config},
       {"ckpt", "list | inspect | verify | diff: checkpoints", cmd_ckpt},
@@ -46,7 +47,8 @@ std::string overview() {
 }
 
 std::string version_text() {
-  return cat("Strata ", kVersion, ": large transformers in hybrid data and tensor parallelism");
+  return cat("Strata ", kVersion,
+             ": large transformers in hybrid data, tensor and pipeline parallelism");
 }
 
 int run_command(const Arguments& arguments) {

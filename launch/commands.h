@@ -18,6 +18,7 @@ int cmd_train(const Arguments& arguments);
 int cmd_eval(const Arguments& arguments);
 int cmd_sample(const Arguments& arguments);
 int cmd_verify(const Arguments& arguments);
+int cmd_plan(const Arguments& arguments);
 int cmd_data(const Arguments& arguments);
 int cmd_config(const Arguments& arguments);
 int cmd_ckpt(const Arguments& arguments);

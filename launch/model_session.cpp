@@ -16,8 +16,6 @@ RunConfig read_session_config(const CommandLine& line, const ExtraFamilies& fami
   input.overrides = line.overrides();
   input.families = families;
   input.data = RunInput::Data::ForVocabulary;
-  if (const auto directory = line.value("checkpoint"))
-    input.overrides.emplace_back("ckpt.resume", *directory);
   return read_run_config(input);
 }
 
@@ -28,9 +26,11 @@ ModelSession::~ModelSession() = default;
 void ModelSession::load() {
   Facts facts = binary_facts();
   for (auto& fact : config_facts(config_.ini)) facts.push_back(std::move(fact));
+  for (auto& fact : plan_facts(config_.plan)) facts.push_back(std::move(fact));
   check_same_everywhere(runtime_.job(), facts);
   const Plan plan = same_everywhere([&] {
-    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch);
+    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch,
+                         config_.data.sequence_length);
   });
   RunCheckpoints checkpoints(config_, runtime_);
   const std::filesystem::path directory = checkpoints.find();

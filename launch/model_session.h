@@ -12,7 +12,7 @@ namespace strata {
 
 class Tokenizer;
 
-// Reads the run file of the command line's first word; --checkpoint becomes ckpt.resume.
+// Reads the run file of the command line's first word.
 RunConfig read_session_config(const CommandLine& line, const ExtraFamilies& families);
 
 class ModelSession {

@@ -41,7 +41,8 @@ void RunConfig::visit_after_model(ConfigVisitor& v, bool with_products) {
   if (with_products && rules.contains(optim.name)) rules.make(optim.name, v);
   v.end_section();
   visit_section(v, "sched", "Learning rate over the steps.", sched);
-  visit_section(v, "plan", "How ranks share the work; the same in every layer.", plan);
+  visit_section(v, "plan",
+                "How ranks share the work: the same in every layer, or as a plan file says.", plan);
   visit_section(v, "ckpt", "Saving and resuming.", ckpt);
   visit_section(v, "eval", "Loss on validation data.", eval);
   visit_section(v, "sample", "Text from the model.", sample);
@@ -128,7 +129,13 @@ class RunConfigReader {
           "data.sequence_length", cat(length),
           cat("at most ", config_.model->max_positions(), " (the model's longest context)"));
     }
-    if (config_.train.batch % config_.plan.microbatches != 0) {
+    if (config_.plan.file != "none" && config_.plan.file != "auto") {
+      try {
+        config_.plan.read_file();
+      } catch (const ConfigError& error) {
+        for (const std::string& problem : error.problems()) others_.push_back(problem);
+      }
+    } else if (config_.train.batch % config_.plan.microbatches != 0) {
       reader_.problem("plan.microbatches", cat(config_.plan.microbatches),
                       cat("divisors of train.batch = ", config_.train.batch));
     }
@@ -162,7 +169,7 @@ class RunConfigReader {
   ConfigWriter writer_;
   RunConfig config_;
   std::optional<DataError> data_error_;
-  std::vector<std::string> others_;  // complete sentences from make_data_source
+  std::vector<std::string> others_;  // complete sentences about the data and the plan file
 };
 
 RunConfig read_run_config(const RunInput& input) { return RunConfigReader(input).read(); }

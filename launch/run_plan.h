@@ -2,21 +2,22 @@
 // The plan of a run: what [plan] asks for on this number of ranks, checked against the model.
 #include <string>
 
+#include "launch/handshake.h"
 #include "launch/run_sections.h"
 #include "parallel/nn/model_spec.h"
-#include "parallel/plan/plan.h"
+#include "parallel/plan/plan_json.h"
 
 namespace strata {
 
-// Pure. Throws ConfigError with everything that is wrong, or with the nearest possible numbers of
-// ranks.
+// Pure. time: tokens per row. Throws ConfigError with everything that is wrong, or with the nearest
+// possible numbers of ranks. A plan file is for one number of ranks, one batch and one model.
 Plan make_run_plan(const PlanSection& section, const ModelSpec& model, int world_size,
-                   int64_t global_batch);
+                   int64_t global_batch, int64_t time);
 
-// plan.json: one object with the degrees of every layer by name.
+// What ranks compare of the plan besides the configuration: the content of the plan file.
+Facts plan_facts(const PlanSection& section);
+
+// plan.json of a run directory or checkpoint: a plan file for this model.
 std::string plan_json(const Plan& plan, const ModelSpec& model);
-
-// "2 ranks: dp 1, tp 2, zero 0, 1 stage, 2 micro-batches of 4 rows"
-std::string plan_text(const Plan& plan);
 
 }  // namespace strata

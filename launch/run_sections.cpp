@@ -1,7 +1,10 @@
 #include "launch/run_sections.h"
 
 #include "core/config/visitor.h"
+#include "core/error.h"
+#include "core/io/file.h"
 #include "core/text.h"
+#include "parallel/plan/schedule.h"
 
 namespace strata {
 
@@ -41,26 +44,58 @@ void OptimSection::visit(ConfigVisitor& v) {
 }
 
 void PlanSection::visit(ConfigVisitor& v) {
+  v.field("file", file, path_text(),
+          "plan file (docs/plan.md): every layer's own strategy, instead of the keys below; none: "
+          "those");
+  if (file == "auto") {
+    v.problem("file", "\"auto\"", "none, or the path of a plan file",
+              " (plans are not searched in this version)");
+  }
+  if (file != "none") {
+    for (const char* key : {"tp", "pp", "chunks", "zero", "shards", "sequence_parallel",
+                            "recompute", "microbatches", "schedule"}) {
+      v.forbid(key, cat("nothing while plan.file = ", file, " (the file says it)"));
+    }
+    return;
+  }
+  std::vector<std::string> schedules;
+  for (const std::string_view name : schedule_names()) schedules.emplace_back(name);
   v.field("tp", tp, between(1, 1 << 16), "tensor degree: ranks that share each cut weight");
   v.field("pp", pp, between(1, 1 << 16), "pipeline stages; dp = ranks / (pp * tp)");
+  v.field("chunks", chunks, between(1, 1 << 16),
+          "model chunks per stage; 2 or more with plan.schedule = interleaved");
   v.field("zero", zero, between(0, 3),
           "what is cut over dp: 1 optimizer state, 2 gradients, 3 parameters");
+  v.field("shards", shards, between(0, 1 << 24),
+          "into how many parts plan.zero cuts, a divisor of dp; the others are copies. 0: dp");
   v.field("sequence_parallel", sequence_parallel, "cut tokens over tp between regions");
-  v.field("recompute", recompute, one_of({"none", "full"}),
-          "full: activations of a layer are computed again backward");
+  v.field("recompute", recompute, one_of({"none", "selective", "full"}),
+          "full: activations of a layer are computed again backward; selective: those that are "
+          "large and cheap");
   v.field("microbatches", microbatches, at_least(1), "parts in which a step's batch is run");
-  v.field("schedule", schedule, one_of({"1f1b", "gpipe"}),
-          "order of micro-batches over pipeline stages");
-  v.field("file", file, one_of({"none"}),
-          "plan file; only none in this version: the plan comes from the keys above");
+  v.field("schedule", schedule, one_of(schedules), "order of micro-batches over pipeline stages");
+}
+
+void PlanSection::read_file() {
+  from_file.reset();
+  if (file == "none") return;
+  std::string text;
+  try {
+    text = io::read_text(file);
+  } catch (const StorageError&) {
+    throw ConfigError("plan.file", cat('"', file, '"'), "none, or a file that can be read");
+  }
+  from_file = parse_plan(text, file);
 }
 
 UniformPlan PlanSection::request(int world_size, int64_t global_batch) const {
   UniformPlan out;
   out.world_size = world_size;
   out.pp = static_cast<int>(pp);
+  out.chunks = static_cast<int>(chunks);
   out.strategy.tp = static_cast<int>(tp);
   out.strategy.zero = static_cast<int>(zero);
+  out.strategy.shards = static_cast<int>(shards);
   out.strategy.sequence_parallel = sequence_parallel;
   out.strategy.recompute = parse_recompute(recompute).value_or(Recompute::None);
   out.global_batch = global_batch;

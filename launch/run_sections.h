@@ -2,9 +2,10 @@
 // The sections of a run file that belong to launching and training. Defaults are the members'
 // values; visit() says what each key means and allows.
 #include <cstdint>
+#include <optional>
 #include <string>
 
-#include "parallel/plan/plan.h"
+#include "parallel/plan/plan_json.h"
 
 namespace strata {
 
@@ -38,13 +39,18 @@ struct OptimSection {
 };
 
 struct PlanSection {
-  int64_t tp = 1, pp = 1, zero = 0;
+  std::string file = "none";
+  int64_t tp = 1, pp = 1, chunks = 1, zero = 0, shards = 0;
   bool sequence_parallel = false;
   std::string recompute = "none";
   int64_t microbatches = 1;
   std::string schedule = "1f1b";
-  std::string file = "none";
+  std::optional<ParsedPlan> from_file;  // set by read_file()
+
+  // With a file the other keys have no place: giving one is a problem.
   void visit(ConfigVisitor& v);
+  // Reads plan.file unless it is "none". Throws ConfigError with everything that is wrong with it.
+  void read_file();
   UniformPlan request(int world_size, int64_t global_batch) const;
 };
 

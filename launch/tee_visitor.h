@@ -67,6 +67,9 @@ class TeeVisitor final : public ConfigVisitor {
     first_.problem(key, given, allowed, hint);
   }
   void ignore(std::string_view key) override { first_.ignore(key); }
+  void forbid(std::string_view key, const std::string& allowed) override {
+    first_.forbid(key, allowed);
+  }
 
  private:
   template <class... Args>

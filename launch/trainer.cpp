@@ -67,6 +67,7 @@ int Trainer::run() {
 void Trainer::check_alike() {
   Facts facts = binary_facts();
   for (auto& fact : config_facts(config_.ini)) facts.push_back(std::move(fact));
+  for (auto& fact : plan_facts(config_.plan)) facts.push_back(std::move(fact));
   facts.emplace_back("data fingerprint", config_.train_data->fingerprint());
   for (auto& fact : environment_facts()) facts.push_back(std::move(fact));
   check_same_everywhere(runtime_.job(), facts);
@@ -75,9 +76,10 @@ void Trainer::check_alike() {
 void Trainer::build() {
   memory_meter::install();
   plan_ = same_everywhere([&] {
-    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch);
+    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch,
+                         config_.data.sequence_length);
   });
-  log::info("plan: ", plan_text(plan_));
+  log::info("plan: ", plan_summary(plan_));
   for (const std::string& note : auto_split_notes(*config_.model, plan_))
     log::info("tensor parallelism: ", note);
   log::info("data: ", config_.train_data->description());

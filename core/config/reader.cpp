@@ -317,6 +317,10 @@ void ConfigReader::problem(std::string_view key, const std::string& given,
   report(problem_text(full, given, allowed, hint));
 }
 
+void ConfigReader::forbid(std::string_view key, const std::string& allowed) {
+  if (const ConfigEntry* entry = find(key)) problem(key, shown_value(entry->value), allowed);
+}
+
 void ConfigReader::ignore(std::string_view key) {
   const std::string full = full_key(key);
   known_.insert(full);

@@ -70,6 +70,7 @@ class ConfigReader final : public ConfigVisitor {
   void problem(std::string_view key, const std::string& given, const std::string& allowed,
                const std::string& hint = {}) override;
   void ignore(std::string_view key) override;
+  void forbid(std::string_view key, const std::string& allowed) override;
 
  private:
   ConfigEntry* find(std::string_view key);

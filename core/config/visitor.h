@@ -79,6 +79,9 @@ class ConfigVisitor {
   // Keys of a foreign config.json that are known and change nothing here ("use_cache"): not
   // reported as unknown.
   virtual void ignore(std::string_view) {}
+  // A key that other keys leave no room for: a problem when it is given. `allowed` says why
+  // ("nothing while plan.file = p.json").
+  virtual void forbid(std::string_view, const std::string& /*allowed*/) {}
 };
 
 // begin_section / end_section around a struct's visit().

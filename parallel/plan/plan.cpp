@@ -52,4 +52,16 @@ Plan make_uniform_plan(const UniformPlan& request, int layer_count) {
   return plan;
 }
 
+std::vector<int> even_stages(int layer_count, int parts) {
+  const int ends = layer_count - 2 >= parts ? 2 : 0;  // embedding and head, beside the blocks
+  const int count = layer_count - ends, longer = count % parts;
+  std::vector<int> out;
+  for (int part = 0; part < parts; ++part) {
+    int layers = count / parts + (part < longer ? 1 : 0);
+    if (ends != 0) layers += (part == 0 ? 1 : 0) + (part == parts - 1 ? 1 : 0);
+    out.insert(out.end(), static_cast<size_t>(layers), part);
+  }
+  return out;
+}
+
 }  // namespace strata

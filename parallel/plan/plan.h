@@ -65,6 +65,11 @@ struct UniformPlan {
 // here: ConfigError with the nearest sizes.
 Plan make_uniform_plan(const UniformPlan& request, int layer_count);
 
+// The virtual stage of each layer when nobody says where to cut: blocks as even as possible, longer
+// parts first, the embedding in the first and the head in the last part. With fewer blocks than
+// parts embedding and head count as blocks.
+std::vector<int> even_stages(int layer_count, int parts);
+
 // Everything that is wrong with a plan for this model, one sentence each ("plan.layers[3].tp: got
 // 8, allowed: 1, 2, 4 (q_proj of model.layers.3 has 4 units of 128)"); empty when it can be run by
 // this version. time: tokens per row, 0 when not known (then nothing is said about cutting tokens).

@@ -33,6 +33,15 @@ num_hidden_layers = 1
 num_attention_heads = 2
 """
 
+SMALL_MODEL = """{"model_type": "llama", "vocab_size": 256, "hidden_size": 16, "intermediate_size": 32,
+ "num_hidden_layers": 1, "num_attention_heads": 2}
+"""
+
+# Two stages of one rank each, for RUN.
+PLAN = """{"schema": "plan/1", "hardware": {"devices": 2}, "global": {"p": 2, "m": 2, "gbs": 4},
+ "layers": [{"from": 0, "to": 0, "t": 1, "d": 1}]}
+"""
+
 
 def write(folder, name, data):
     path = os.path.join(folder, name)
@@ -46,6 +55,9 @@ def write_good_files(folder):
     write(folder, "text.txt", TEXT)
     write(folder, "run.ini", RUN)
     write(folder, "tokens.ini", TOKENS)
+    write(folder, "small.json", SMALL_MODEL)
+    write(folder, "good-plan.json", PLAN)
+    write(folder, "bad-plan.json", PLAN.replace('"t": 1', '"t": "two", "recomput": "full"'))
     write(folder, "empty.txt", "")
     write(folder, "short.txt", "abc")
     write(folder, "latin1.txt", TEXT.encode() + b"caf\xe9 " + TEXT.encode())

@@ -39,6 +39,13 @@ class Runs:
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         return done.returncode, done.stdout.decode(errors="replace")
 
+    def run_in_two_folders(self, arguments, elsewhere):
+        """Two ranks, the second one in another folder."""
+        words = [*self.command((1, arguments)), ":", "-n", "1", "-wdir", elsewhere, self.binary, *arguments]
+        done = subprocess.run(words, cwd=self.folder, env=self.environment, timeout=120, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, check=False)
+        return done.returncode, done.stdout.decode(errors="replace")
+
     def start(self, *parts):
         return subprocess.Popen(self.command(*parts), cwd=self.folder, env=self.environment, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT)
@@ -101,6 +108,36 @@ def layouts_agree(runs):
     return wrong
 
 
+def plan_files(runs):
+    """A run by a plan file trains as one without, and its own plan.json is a plan file for it. Files that differ between
+    ranks are noticed."""
+    base = ["train", "run.ini", "--train.dtype=fp64", "--train.steps=8"]
+    wrong = [judge(*runs.run((1, [*base, "--run.dir=unplanned"])), 0, []),
+             judge(*runs.run((2, [*base, "--run.dir=planned", "--plan", "good-plan.json", "--log.level=info"])), 0,
+                   ["plan: 2 ranks: 2 stages, dp 1, tp 1, zero 0; 2 micro-batches of 2 rows, 1f1b"]),
+             differing_curves(runs.curve("unplanned"), runs.curve("planned"), 1e-9)]
+    again = ["--plan", os.path.join("planned", "plan.json")]
+    wrong.append(judge(*runs.run((2, [*base, "--run.dir=again", *again])), 0, []))
+    if runs.curve("again") != runs.curve("planned"):
+        wrong.append("the run by the run's plan.json differs")
+    wrong.append(judge(*runs.run((2, [*base, "--run.dir=other", *again, "--model.num_attention_heads=1"])), 0, []))
+    wrong.append(judge(*runs.run((2, [*base, "--run.dir=other", *again, "--model.hidden_size=32"])), 2,
+                       ["model.hash: got", "the plan is for another one"]))
+    wrong.append(judge(*runs.run((3, [*base, "--run.dir=other", *again])), 2, ["number of ranks: got 3, allowed: 2"]))
+    wrong.append(judge(*runs.run((2, ["verify", os.path.join(runs.source, "tests", "golden", "llama-mha"), "--plan",
+                                      "verify-plan.json", "--train.vocabulary_unit=1"])), 0, ["all within 1e-09"]))
+    other = ["train", "run.ini", "--run.dir=differ_plan", "--plan"]
+    wrong.append(judge(*runs.run((1, [*other, "good-plan.json"]), (1, [*other, "other-plan.json"])), 8,
+                       ["plan.file differs between ranks"]))
+    elsewhere = os.path.join(runs.folder, "elsewhere")
+    broken_files.write_good_files(elsewhere)
+    broken_files.write(elsewhere, "good-plan.json", broken_files.PLAN.replace('"m": 2', '"m": 4'))
+    arguments = ["train", "run.ini", f"--run.dir={runs.folder}/differ_plan", "--plan", "good-plan.json"]
+    wrong.append(judge(*runs.run_in_two_folders(arguments, elsewhere), 8,
+                       ["the plan in good-plan.json differs between ranks"]))
+    return wrong
+
+
 def checkpoints_move_between_layouts(runs):
     """Half of the steps on two tensor parts, the rest on one rank."""
     base = ["train", "run.ini", "--train.dtype=fp64", "--ckpt.interval=4", "--sched.name=constant", "--sched.warmup=2"]
@@ -110,6 +147,12 @@ def checkpoints_move_between_layouts(runs):
     return [judge(*whole, 0, []), judge(*first, 0, []), judge(*second, 0, []),
             differing_curves(runs.curve("whole"), runs.curve("moved"), 1e-9)]
 
+
+# Two blocks in two layouts, between an embedding and a head of yet others.
+VERIFY_PLAN = """{"schema": "plan/1", "hardware": {"devices": 2}, "global": {"p": 1, "m": 2, "gbs": 4},
+ "layers": [{"from": 0, "to": 0, "t": 2, "d": 1, "sp": true}, {"from": 1, "to": 1, "t": 1, "d": 2, "zero": 3}],
+ "embed": {"t": 1, "d": 2}, "head": {"t": 2, "d": 1, "recompute": "full"}}
+"""
 
 # A run that is interrupted has far more steps to do than it will get to, so that a request never comes too late. The
 # learning rate then must not depend on the number of steps.
@@ -229,11 +272,8 @@ def data_that_differ(runs):
     arguments = ["train", "run.ini", f"--run.dir={run}", "--data.path=text.txt"]
     broken_files.write(os.path.join(runs.folder, "elsewhere"), "run.ini", broken_files.RUN)
     broken_files.write(os.path.join(runs.folder, "elsewhere"), "text.txt", broken_files.TEXT.replace("quick", "swift"))
-    words = [runs.mpirun, "--oversubscribe", "--bind-to", "none", "-n", "1", runs.binary, *arguments, ":", "-n", "1",
-             "-wdir", os.path.join(runs.folder, "elsewhere"), runs.binary, *arguments]
-    done = subprocess.run(words, cwd=runs.folder, env=runs.environment, timeout=120, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, check=False)
-    return [judge(done.returncode, done.stdout.decode(errors="replace"), 8, ["data fingerprint differs between ranks"])]
+    return [judge(*runs.run_in_two_folders(arguments, os.path.join(runs.folder, "elsewhere")), 8,
+                  ["data fingerprint differs between ranks"])]
 
 
 def wrong_world(runs):
@@ -292,7 +332,7 @@ def doctor_runs_everywhere(runs):
     return [judge(*runs.run((2, ["doctor"])), 0, ["MPI_THREAD", "2, 2 on this node", "good (1 MiB over 2 ranks)"])]
 
 
-CASES = [layouts_agree, checkpoints_move_between_layouts, sampling_does_not_depend_on_ranks, preemption, save_and_go_on,
+CASES = [layouts_agree, plan_files, checkpoints_move_between_layouts, sampling_does_not_depend_on_ranks, preemption, save_and_go_on,
          termination, killed_run_goes_on, hang_is_reported, ranks_that_differ, data_that_differ, wrong_world,
          configuration_errors_are_printed_once, locked_directory, failing_rank, reference_results_in_every_layout,
          doctor_runs_everywhere]
@@ -309,6 +349,8 @@ def main(cases):
     with tempfile.TemporaryDirectory(prefix="strata-mpi-cases-") as folder:
         broken_files.write_good_files(folder)
         broken_files.write(folder, "other.txt", broken_files.TEXT)
+        broken_files.write(folder, "other-plan.json", broken_files.PLAN)
+        broken_files.write(folder, "verify-plan.json", VERIFY_PLAN)
         runs = Runs(options, folder)
         for case in cases:
             if options.only not in case.__name__:

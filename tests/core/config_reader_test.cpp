@@ -331,5 +331,19 @@ TEST(ConfigReader, UnbalancedSectionsAreABug) {
   EXPECT_THROW(reader.end_section(), InternalError);
 }
 
+TEST(ConfigReader, AForbiddenKeyIsAProblemOnlyWhenGiven) {
+  ConfigReader reader;
+  reader.add_ini("[plan]\nfile = p\ntp = 2\n", "run.ini");
+  reader.add_override("plan.pp", "3");
+  reader.begin_section("plan", "");
+  std::string file;
+  reader.field("file", file, any_text(), "");
+  for (const char* key : {"tp", "pp", "zero"}) reader.forbid(key, "nothing while plan.file = p");
+  reader.end_section();
+  EXPECT_EQ(reader.problems(),
+            (Texts{"run.ini:3: plan.tp: got \"2\", allowed: nothing while plan.file = p",
+                   "--plan.pp: got \"3\", allowed: nothing while plan.file = p"}));
+}
+
 }  // namespace config_reader_test
 }  // namespace strata

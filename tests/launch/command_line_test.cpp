@@ -12,6 +12,7 @@ CommandLine line() {
   out.positional("FILE", 1, 1);
   out.option("out", "F", "where");
   out.flag("json", "as JSON");
+  out.short_for("plan", "FILE", "plan.file", "plan file");
   return out;
 }
 
@@ -35,6 +36,17 @@ TEST(CommandLineTest, SeparatesOverridesFromOptions) {
   const std::vector<std::pair<std::string, std::string>> expected = {
       {"optim.lr", "1e-3"}, {"plan.tp", "2"}, {"sample.prompt", "--a=b"}};
   EXPECT_EQ(l.overrides(), expected);
+}
+
+TEST(CommandLineTest, AnOptionCanBeShortForAKey) {
+  CommandLine l = line();
+  ASSERT_TRUE(l.parse({"run.ini", "--optim.lr=1", "--plan", "a/p.json"}));
+  const std::vector<std::pair<std::string, std::string>> expected = {{"optim.lr", "1"},
+                                                                     {"plan.file", "a/p.json"}};
+  EXPECT_EQ(l.overrides(), expected);
+  CommandLine other = line();
+  ASSERT_TRUE(other.parse({"run.ini", "--plan=p.json"}));
+  EXPECT_EQ(other.overrides().at(0).second, "p.json");
 }
 
 TEST(CommandLineTest, AnOptionWhoseValueHasADotIsNoOverride) {
