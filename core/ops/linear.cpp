@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/ops/deferred.h"
 #include "core/text.h"
 
 namespace strata::ops {
@@ -45,7 +46,16 @@ struct Linear : torch::autograd::Function<Linear> {
     const Tensor dy = as_rows(grads[0]);
     Tensor dx, dweight, dbias;
     if (ctx->needs_input_grad(0)) dx = at::mm(dy, weight.to(x.scalar_type())).view(x.sizes());
-    if (ctx->needs_input_grad(1)) dweight = at::mm(dy.t(), as_rows(x));
+    if (ctx->needs_input_grad(1)) {
+      DeferredGradients* later = weight.is_leaf() ? deferred_gradients() : nullptr;
+      if (later == nullptr) {
+        dweight = at::mm(dy.t(), as_rows(x));
+      } else {
+        later->add([x = x.detach(), dy = dy.detach(), weight] {
+          accumulate_gradient(weight, at::mm(dy.t(), as_rows(x)));
+        });
+      }
+    }
     const auto bias_dtype = ctx->saved_data.find("bias_dtype");
     if (bias_dtype != ctx->saved_data.end() && ctx->needs_input_grad(2)) {
       dbias =

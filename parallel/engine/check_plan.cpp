@@ -60,9 +60,6 @@ std::vector<std::string> check_plan(const Plan& plan, const ModelSpec& model, in
                                            static_cast<int>(plan.microbatches), plan.chunks);
   if (!why.empty()) {
     add("plan.schedule", plan.schedule, "one that fits", cat(" (", why, ")"));
-  } else if (plan.schedule == "zb-h1") {
-    add("plan.schedule", plan.schedule, "gpipe, 1f1b, interleaved",
-        " (backward is not split in this version: zb-h1 is simulated only)");
   }
   const ParallelLayout meta_layout = ParallelLayout::serial(at::kMeta);
   std::set<std::string> reported;  // equal layers give equal problems: say it once

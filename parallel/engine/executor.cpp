@@ -105,7 +105,7 @@ Executor::Run Executor::begin(Mode mode, std::span<const Batch> batches, const S
     const auto [first, last] = stage_->chunk(op.chunk);
     if (op.kind == ScheduleOp::Kind::Forward) {
       for (int l = first; l <= last; ++l) visits.push_back(l);
-    } else {
+    } else if (op.kind != ScheduleOp::Kind::WeightGrad) {
       for (int l = last; l >= first; --l) visits.push_back(l);
     }
   }
@@ -144,9 +144,10 @@ StepLoss Executor::forward_backward(std::span<const Batch> batches, double loss_
       const Tensor y = forward_chunk(run, op.chunk, op.microbatch);
       if (last_part(op.chunk))
         loss.add(loss_of(y, batch_of(run, spec_->layer_count() - 1, op.microbatch)));
+    } else if (op.kind == ScheduleOp::Kind::WeightGrad) {
+      weight_chunk(run, op);
     } else {
-      STRATA_CHECK(op.kind == ScheduleOp::Kind::Backward, "split backward is only simulated");
-      backward_chunk(run, op.chunk, op.microbatch);
+      backward_chunk(run, op);
     }
     timeline_.back().end = now_s();
   }
@@ -218,7 +219,8 @@ Tensor Executor::forward_chunk(Run& run, int chunk, int microbatch) {
   return x;
 }
 
-void Executor::backward_chunk(Run& run, int chunk, int microbatch) {
+void Executor::backward_chunk(Run& run, const ScheduleOp& op) {
+  const int chunk = op.chunk, microbatch = op.microbatch;
   const auto [first, last] = stage_->chunk(chunk);
   Tensor dy;
   if (last_part(chunk)) {
@@ -231,9 +233,13 @@ void Executor::backward_chunk(Run& run, int chunk, int microbatch) {
   timeline_.back().begin = now_s();
   for (int l = last; l >= first; --l) {
     run.walk.enter(l);
-    dy = stage_->layer(l).runner->backward(microbatch, dy);
-    const bool all = ++run.backwards[static_cast<size_t>(l)] == plan_->microbatches;
-    stage_->buffers().add(l, all);
+    LayerRunner& runner = *stage_->layer(l).runner;
+    if (op.kind == ScheduleOp::Kind::InputGrad) {
+      dy = runner.input_backward(microbatch, dy);
+    } else {
+      dy = runner.backward(microbatch, dy);
+      add_gradients(run, l);
+    }
     run.walk.leave();
     dy = borders_.leave(l, dy, run.shape);
   }
@@ -241,6 +247,20 @@ void Executor::backward_chunk(Run& run, int chunk, int microbatch) {
     links_.send({true, stage_->index(), (part(chunk) - 1) % plan_->stages, part(chunk), microbatch},
                 dy);
   }
+}
+
+void Executor::weight_chunk(Run& run, const ScheduleOp& op) {
+  timeline_.back().begin = now_s();
+  const auto [first, last] = stage_->chunk(op.chunk);
+  for (int l = last; l >= first; --l) {
+    stage_->layer(l).runner->weight_backward(op.microbatch);
+    add_gradients(run, l);
+  }
+}
+
+void Executor::add_gradients(Run& run, int layer) {
+  const bool all = ++run.backwards[static_cast<size_t>(layer)] == plan_->microbatches;
+  stage_->buffers().add(layer, all);
 }
 
 Batch Executor::batch_of(const Run& run, int layer, int microbatch) const {

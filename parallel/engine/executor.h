@@ -60,7 +60,9 @@ class Executor {
   };
   Run begin(Mode mode, std::span<const Batch> batches, const Schedule& schedule);
   Tensor forward_chunk(Run& run, int chunk, int microbatch);  // output of its last layer
-  void backward_chunk(Run& run, int chunk, int microbatch);
+  void backward_chunk(Run& run, const ScheduleOp& op);
+  void weight_chunk(Run& run, const ScheduleOp& op);
+  void add_gradients(Run& run, int layer);
   Batch batch_of(const Run& run, int layer, int microbatch) const;
   StepLoss loss_of(const Tensor& result, const Batch& batch);
   double now_s() const;  // since the step began

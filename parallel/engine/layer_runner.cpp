@@ -7,8 +7,9 @@
 
 namespace strata {
 
-LayerRunner::LayerRunner(std::shared_ptr<Layer> layer, Recompute recompute)
-    : layer_(std::move(layer)), recompute_(recompute) {}
+LayerRunner::LayerRunner(std::shared_ptr<Layer> layer, Recompute recompute,
+                         std::vector<Parameter*> parameters)
+    : layer_(std::move(layer)), recompute_(recompute), parameters_(std::move(parameters)) {}
 
 Tensor LayerRunner::forward(int64_t microbatch, const Tensor& x, const Batch& batch) {
   STRATA_CHECK(saved_.count(microbatch) == 0,
@@ -41,6 +42,30 @@ Tensor LayerRunner::backward(int64_t microbatch, const Tensor& dy) {
   if (!saved.y.defined()) saved.y = layer_->forward(saved.x, saved.batch);
   saved.y.backward(dy);
   return saved.x.defined() ? saved.x.grad() : Tensor();
+}
+
+Tensor LayerRunner::input_backward(int64_t microbatch, const Tensor& dy) {
+  Split& split = split_[microbatch];
+  Tensor dx;
+  {
+    const ops::DeferWeightGradients scope(split.later);
+    dx = backward(microbatch, dy);
+  }
+  for (Parameter* p : parameters_) {
+    Tensor& g = p->value.mutable_grad();
+    split.gradients.push_back(g);
+    g.reset();
+  }
+  return dx;
+}
+
+void LayerRunner::weight_backward(int64_t microbatch) {
+  const auto it = split_.find(microbatch);
+  STRATA_CHECK(it != split_.end(), cat("micro-batch ", microbatch, " has no input backward"));
+  for (size_t i = 0; i < parameters_.size(); ++i)
+    parameters_[i]->value.mutable_grad() = it->second.gradients[i];
+  it->second.later.run();
+  split_.erase(it);
 }
 
 }  // namespace strata

@@ -18,8 +18,9 @@ namespace strata {
 namespace memory_forecast_detail {
 
 struct LayerMemory {
-  int64_t kept = 0;       // from forward to backward, with its output
-  int64_t transient = 0;  // beyond that while running
+  int64_t kept = 0;       // from forward to backward, beside its input
+  int64_t output = 0;     // what the output takes that is not kept anyway: the next layer keeps it
+  int64_t transient = 0;  // beyond all that while running
 };
 
 // One micro-batch forward and backward through one layer.
@@ -31,11 +32,13 @@ LayerMemory measure(StageLayer& layer, ParameterBuffers& buffers, const Tensor& 
   const int64_t before = live_bytes();
   reset_peak();
   Tensor y = layer.runner->forward(0, x, batch);
-  const int64_t between = live_bytes();
-  out.kept = between - before;
-  out.transient = peak_bytes() - between;
+  const int64_t with_output = live_bytes();
+  out.transient = peak_bytes() - with_output;
   const Tensor dy = at::ones_like(y);
   y = Tensor();
+  const int64_t between = live_bytes() - static_cast<int64_t>(dy.nbytes());
+  out.kept = between - before;
+  out.output = with_output - between;
   reset_peak();
   layer.runner->backward(0, dy);
   out.transient = std::max(out.transient, peak_bytes() - between);
@@ -74,23 +77,30 @@ MemoryForecast forecast_memory(const ModelSpec& spec, const Plan& plan, Stage& s
     const Batch batch = like.slice(in.rows.begin - first_row, in.rows.end - first_row);
     return known[kind] = measure(layer, stage.buffers(), x, batch);
   };
-  int64_t largest_chunk = 0;
+  int64_t largest_chunk = 0, moving = 0;
   for (int c = 0; c < plan.chunks; ++c) {
     const auto [first, last] = stage.chunk(c);
     int64_t kept = 0;
     for (int l = first; l <= last; ++l) {
       const LayerMemory m = memory_of(stage.layer(l));
-      kept += m.kept;
+      kept += m.kept + (l < last ? m.output : 0);
       out.transient = std::max(out.transient, m.transient);
     }
-    if (first > 0) {
-      // What arrives from another stage belongs to nobody's output here.
-      const ActivationPart in = borders.part(first, shape);
-      kept += element_count(spec.boundary(first - 1, in.rows.size(), in.time.size())) *
-              static_cast<int64_t>(c10::elementSize(options.dtype));
+    // What arrives from another stage belongs to nobody's output here. One more is on its way in,
+    // and the gradient of one on its way out; the other way round at the other end.
+    const auto boundary = [&](int before) {
+      const ActivationPart in = borders.part(before, shape);
+      return element_count(spec.boundary(before, in.rows.size(), in.time.size())) *
+             static_cast<int64_t>(c10::elementSize(options.dtype));
+    };
+    if (first > 0 && plan.stages > 1) {
+      kept += boundary(first - 1);
+      moving += 2 * boundary(first - 1);
     }
+    if (last + 1 < spec.layer_count() && plan.stages > 1) moving += 2 * boundary(last);
     largest_chunk = std::max(largest_chunk, kept);
   }
+  out.transient += moving;
   const Simulation simulation = simulate(
       make_schedule(plan.schedule, plan.stages, static_cast<int>(plan.microbatches), plan.chunks),
       unit_costs(plan.chunks));

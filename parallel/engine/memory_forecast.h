@@ -14,7 +14,8 @@ namespace strata {
 struct MemoryForecast {
   BufferBytes buffers;
   int64_t activations = 0;  // kept for backward passes at the schedule's peak
-  int64_t transient = 0;    // the most that one layer needs beside them while it runs
+  int64_t transient = 0;    // the most that one layer needs beside them while it runs, and what is
+                            // between stages
   int in_flight = 0;        // micro-batches (with chunks: parts of them) at that peak
 
   int64_t total() const {

@@ -130,8 +130,8 @@ void Stage::build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool
     auto module = spec.make_layer(l, layer.layout);
     for (const auto& owned : module->collect(spec.parameter_prefix(l)))
       layer.parameters.push_back(owned.parameter);
-    layer.runner =
-        std::make_unique<LayerRunner>(std::move(module), layer.layout.strategy().recompute);
+    layer.runner = std::make_unique<LayerRunner>(
+        std::move(module), layer.layout.strategy().recompute, layer.parameters);
     buffers_.add_layer(l, layer.layout, layer.parameters, shared);
     layers_.push_back(std::move(layer));
   }

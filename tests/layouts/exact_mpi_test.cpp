@@ -2,6 +2,8 @@
 // canonical order (runtime.deterministic = invariant) the number of ranks as well.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "core/text.h"
 #include "tests/layouts/compare.h"
 #include "tests/support/mpi_main.h"
@@ -17,7 +19,7 @@ RunSetup base(at::ScalarType dtype = at::kFloat) {
   RunSetup s;
   s.dtype = dtype;
   s.microbatches = 4;
-  s.global_batch = 16;
+  s.global_batch = std::max(16, 4 * test::world_size());
   s.max_grad_norm = 0.5;
   return s;
 }
@@ -49,6 +51,8 @@ TEST(Exact, ScheduleChangesNothing) {
   if (s.pp == 1) return;
   s.schedule = "gpipe";
   expect_same_bits(a, bits(model, s), "gpipe");
+  s.schedule = "zb-h1";
+  expect_same_bits(a, bits(model, s), "zb-h1");
   s.schedule = "interleaved";
   s.chunks = 2;
   expect_same_bits(a, bits(model, s), "interleaved");

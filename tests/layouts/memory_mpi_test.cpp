@@ -2,6 +2,7 @@
 // keep from forward to backward, and the forecast of a step's peak.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iomanip>
 #include <iostream>
@@ -103,7 +104,7 @@ TEST(Memory, ForecastIsThePeak) {
   };
   for (const Case& c : {Case{"dp", 1, 1, 0, false, Recompute::None},
                         Case{"zero 3", 1, 1, 3, false, Recompute::None},
-                        Case{"tp sp", 1, world, 1, world > 1, Recompute::Selective},
+                        Case{"tp sp", 1, std::min(world, 4), 1, world > 1, Recompute::Selective},
                         Case{"pp", world, 1, 0, false, Recompute::None},
                         Case{"pp full", world, 1, 0, false, Recompute::Full}}) {
     const int64_t before = memory_meter::live_bytes();
@@ -131,7 +132,9 @@ TEST(Memory, ForecastIsThePeak) {
               << ratio(forecast.activations, 1 << 20) << ", transient "
               << ratio(forecast.transient, 1 << 20) << "), measured " << ratio(measured, 1 << 20)
               << " MiB\n";
-    EXPECT_NEAR(ratio(predicted, static_cast<double>(measured)), 1, 0.1) << c.name;
+    // What has been sent and not yet taken depends on timing.
+    const double limit = std::max(0.1 * static_cast<double>(measured), 512.0 * 1024);
+    EXPECT_NEAR(static_cast<double>(predicted), static_cast<double>(measured), limit) << c.name;
   }
 }
 

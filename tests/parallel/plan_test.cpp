@@ -84,7 +84,7 @@ TEST(CheckPlan, SaysWhichDegreesAParameterAllows) {
 TEST(CheckPlan, RefusesWhatCannotRun) {
   auto spec = make_tiny(tiny_models()[0]);
   Plan plan = plan_for(*spec, 2, 2);
-  plan.schedule = "zb-h1";
+  plan.schedule = "interleaved";
   EXPECT_EQ(check_plan(plan, *spec).size(), 1u);
   plan = plan_for(*spec, 2, 2);
   for (auto& layer : plan.layers) layer.sequence_parallel = true;

@@ -13,7 +13,7 @@ namespace layout_matrix_detail {
 
 constexpr int kDegrees[] = {1, 2, 4};
 constexpr int kMicrobatchCounts[] = {1, 3, 4, 8};
-const char* const kSchedules[] = {"gpipe", "1f1b", "interleaved"};
+const char* const kSchedules[] = {"gpipe", "1f1b", "interleaved", "zb-h1"};
 constexpr Recompute kRecomputes[] = {Recompute::None, Recompute::Selective, Recompute::Full};
 constexpr int kMaxWorld = 8;
 
@@ -46,9 +46,9 @@ int factor_values(Factor factor) {
     case kDp:
     case kTp:
     case kStages:
-    case kSchedule:
     case kRecompute:
       return 3;
+    case kSchedule:
     case kZero:
     case kMicrobatches:
       return 4;

@@ -15,7 +15,7 @@ enum Factor {
   kDp,
   kTp,
   kStages,
-  kSchedule,  // gpipe, 1f1b, interleaved with two chunks
+  kSchedule,  // gpipe, 1f1b, interleaved with two chunks, zb-h1
   kZero,
   kShards,     // all of dp, half of it
   kTokens,     // whole, cut over tp between regions
