@@ -75,6 +75,10 @@ class Communicator {
   // the tensor's last collective, not the tensor.
   Tensor allocate(int64_t elements, at::ScalarType dtype);
 
+  // Its operations stay in order among themselves but never wait behind those of another
+  // communicator: for transfers posted long before they complete. Before the first operation.
+  virtual void use_own_queue() {}
+
   // Number of collectives issued so far and a running hash of their (operation, dtype, count, root,
   // site): the engine compares it once per step (comm.check = step), each call does (comm.check =
   // each).

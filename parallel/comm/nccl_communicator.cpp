@@ -1,7 +1,8 @@
-// NCCL backend. All NCCL work of a process runs on one communication stream in program order: the
-// stream waits for an event of the caller's current stream, and Work::wait() makes the current
-// stream wait for an event recorded after the operation. Tensors in host memory go through the
-// bootstrap communicator, as do bytes and barriers.
+// NCCL backend. All NCCL work of a process runs on one communication stream in program order,
+// except that of communicators with a queue of their own (pipeline channels): the stream waits for
+// an event of the caller's current stream, and Work::wait() makes the current stream wait for an
+// event recorded after the operation. Tensors in host memory go through the bootstrap communicator,
+// as do bytes and barriers.
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "core/error.h"
@@ -130,7 +132,7 @@ struct Runtime {
   const at::Device device;
   c10::cuda::CUDAStream stream;
   std::shared_ptr<EventPool> events = std::make_shared<EventPool>();
-  std::deque<std::shared_ptr<class LaunchedWork>> in_flight;  // in the order of the stream
+  std::deque<std::shared_ptr<class LaunchedWork>> in_flight;  // in the order of their launch
 };
 
 class LaunchedWork final : public Work::Impl {
@@ -310,6 +312,10 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
+  void use_own_queue() override {
+    own_stream_ = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, runtime_->device.index());
+  }
+
   void do_barrier() override { bootstrap_.barrier(current().site); }
   void do_broadcast_bytes(std::string& bytes, int root) override {
     bootstrap_.broadcast_bytes(bytes, root);
@@ -342,7 +348,7 @@ class NcclCommunicator final : public Communicator {
     const c10::cuda::CUDAGuard guard(runtime_->device);
     forget_finished();
     handle_->check_async(what);
-    const cudaStream_t stream = runtime_->stream.stream();
+    const cudaStream_t stream = (own_stream_ ? *own_stream_ : runtime_->stream).stream();
     cudaEvent_t ready = runtime_->events->take();
     nd::check_cuda(
         cudaEventRecord(ready, c10::cuda::getCurrentCUDAStream(runtime_->device.index()).stream()),
@@ -390,6 +396,7 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Communicator> owned_;
   Communicator& bootstrap_;
   std::shared_ptr<nccl_communicator_detail::Handle> handle_;
+  std::optional<c10::cuda::CUDAStream> own_stream_;
 };
 
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& bootstrap, at::Device device) {

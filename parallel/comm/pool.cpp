@@ -72,20 +72,22 @@ std::unique_ptr<Communicator> CommPool::make(const std::vector<int>& ranks,
 void CommPool::create_channels(std::vector<std::pair<int, int>> pairs) {
   std::sort(pairs.begin(), pairs.end());
   const int me = job_->rank();
-  for (const auto& [low, high] : pairs) {
-    if (me != low && me != high) continue;
+  for (const auto& pair : pairs) {
     for (const bool gradient : {false, true}) {
-      auto& channel = channels_[{low, high, gradient}];
-      if (!channel)
-        channel = make({low, high},
-                       cat(gradient ? "gradients" : "activations", "[", low, ",", high, "]"));
+      const auto [from, to] = gradient ? std::pair(pair.second, pair.first) : pair;
+      if (me != from && me != to) continue;
+      auto& channel = channels_[{from, to, gradient}];
+      if (channel) continue;
+      channel = make({std::min(from, to), std::max(from, to)},
+                     cat(gradient ? "gradients" : "activations", "[", from, "->", to, "]"));
+      channel->use_own_queue();
     }
   }
 }
 
-Communicator& CommPool::channel(int low, int high, bool gradient) {
-  const auto found = channels_.find({low, high, gradient});
-  STRATA_CHECK(found != channels_.end(), cat("no channel between ranks ", low, " and ", high));
+Communicator& CommPool::channel(int from, int to, bool gradient) {
+  const auto found = channels_.find({from, to, gradient});
+  STRATA_CHECK(found != channels_.end(), cat("no channel from rank ", from, " to rank ", to));
   return *found->second;
 }
 

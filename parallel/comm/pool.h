@@ -29,11 +29,13 @@ class CommPool {
   // one member.
   Communicator& group(std::span<const int> ranks);
 
-  // Two communicators for each pair of job ranks (lower first), one for activations and one for
-  // gradients, apart from create()'s groups: transfers of one never wait behind the other's.
-  // Collective over the job; every rank passes the same list. Idempotent.
+  // A communicator for each directed pair of job ranks (from, to) that activations take, and one
+  // for the gradients that come back, apart from create()'s groups and with queues of their own:
+  // transfers of one channel never wait behind another's. Collective over the job; every rank
+  // passes the same list. Idempotent.
   void create_channels(std::vector<std::pair<int, int>> pairs);
-  Communicator& channel(int low, int high, bool gradient);
+  // gradient: from and to are those of the gradient.
+  Communicator& channel(int from, int to, bool gradient);
 
   std::vector<Communicator*> all();  // job first, then in creation order
 

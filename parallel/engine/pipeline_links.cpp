@@ -1,6 +1,5 @@
 #include "parallel/engine/pipeline_links.h"
 
-#include <algorithm>
 #include <chrono>
 #include <set>
 
@@ -15,8 +14,7 @@ std::vector<std::pair<int, int>> pipeline_pairs(const Plan& plan) {
   for (int part = 0; part + 1 < parts; ++part) {
     const int a = part % plan.stages, b = (part + 1) % plan.stages;
     if (a == b) continue;
-    for (int g = 0; g < ranks; ++g)
-      pairs.insert({std::min(a, b) * ranks + g, std::max(a, b) * ranks + g});
+    for (int g = 0; g < ranks; ++g) pairs.insert({a * ranks + g, b * ranks + g});
   }
   return {pairs.begin(), pairs.end()};
 }
@@ -76,7 +74,8 @@ Work PipelineLinks::exchange(const PipelineTransfer& transfer, Transfer::Kind ki
                              const Tensor& tensor, int peer_stage) {
   const int me = pool_->job().rank(), ranks = plan_->ranks_per_stage();
   const int peer = peer_stage * ranks + me % ranks;
-  Communicator& channel = pool_->channel(std::min(me, peer), std::max(me, peer), transfer.gradient);
+  const bool sends = kind == Transfer::Kind::Send;
+  Communicator& channel = pool_->channel(sends ? me : peer, sends ? peer : me, transfer.gradient);
   const Transfer item{kind, tensor, me < peer ? 1 : 0};
   const int layer = transfer.virtual_stage;
   return channel.exchange(std::span(&item, 1), {static_cast<uint16_t>(layer), SiteOp::Pipeline});
