@@ -41,11 +41,7 @@ Plan make_uniform_plan(const UniformPlan& request, int layer_count) {
   strategy.dp = request.world_size / model_ranks;
   plan.layers.assign(layer_count, strategy);
   plan.chunks = std::max(1, request.chunks);
-  const int parts = plan.stages * plan.chunks, base = layer_count / parts,
-            longer = layer_count % parts;
-  for (int part = 0; part < parts; ++part) {
-    plan.virtual_stage.insert(plan.virtual_stage.end(), base + (part < longer ? 1 : 0), part);
-  }
+  plan.virtual_stage = even_stages(layer_count, plan.stages * plan.chunks);
   plan.global_batch = request.global_batch;
   plan.microbatches = request.microbatches;
   plan.schedule = request.schedule;

@@ -60,9 +60,9 @@ struct UniformPlan {
   int64_t global_batch = 1, microbatches = 1;
   std::string schedule = "1f1b";
 };
-// The same strategy in every layer, stages as even as possible (longer ones first). Impossible
-// degrees are left for check_plan to explain; only a world size that pp * tp does not divide throws
-// here: ConfigError with the nearest sizes.
+// The same strategy in every layer, cut as even_stages() says. Impossible degrees are left for
+// check_plan to explain; only a world size that pp * tp does not divide throws here: ConfigError
+// with the nearest sizes.
 Plan make_uniform_plan(const UniformPlan& request, int layer_count);
 
 // The virtual stage of each layer when nobody says where to cut: blocks as even as possible, longer

@@ -7,13 +7,9 @@
 #include "core/error.h"
 #include "parallel/engine/flat_layout.h"
 #include "parallel/plan/mesh.h"
-#include "tests/support/tiny_models.h"
 
 namespace strata {
 namespace {
-
-using testing::make_tiny;
-using testing::tiny_models;
 
 TEST(Mesh, TensorIndexIsFastestAndStageSlowest) {
   const Mesh mesh(16, 2, {.dp = 4, .tp = 2});
@@ -36,13 +32,16 @@ TEST(Mesh, GroupsPartitionTheRanks) {
   }
 }
 
-TEST(UniformPlan, CutsStagesAsEvenlyAsPossibleLongerFirst) {
+TEST(UniformPlan, CutsBlocksAsEvenlyAsPossibleLongerPartsFirst) {
   UniformPlan request;
   request.world_size = 3;
   request.pp = 3;
-  const Plan plan = make_uniform_plan(request, 8);
-  EXPECT_EQ(plan.virtual_stage, (std::vector<int>{0, 0, 0, 1, 1, 1, 2, 2}));
+  const Plan plan = make_uniform_plan(request, 9);
+  EXPECT_EQ(plan.virtual_stage, (std::vector<int>{0, 0, 0, 0, 1, 1, 2, 2, 2}));
   EXPECT_EQ(plan.layers[0].dp, 1);
+  EXPECT_EQ(even_stages(8, 3), (std::vector<int>{0, 0, 0, 1, 1, 2, 2, 2}));
+  EXPECT_EQ(even_stages(4, 4), (std::vector<int>{0, 1, 2, 3})) << "more parts than blocks";
+  EXPECT_EQ(even_stages(5, 4), (std::vector<int>{0, 0, 1, 2, 3}));
 }
 
 TEST(UniformPlan, NamesTheNearestWorldSizes) {
@@ -55,46 +54,6 @@ TEST(UniformPlan, NamesTheNearestWorldSizes) {
   } catch (const ConfigError& e) {
     EXPECT_NE(std::string(e.what()).find("nearest: 4, 8"), std::string::npos) << e.what();
   }
-}
-
-Plan plan_for(const ModelSpec& spec, int world, int tp) {
-  UniformPlan request;
-  request.world_size = world;
-  request.strategy.tp = tp;
-  request.global_batch = 16;
-  return make_uniform_plan(request, spec.layer_count());
-}
-
-TEST(CheckPlan, AcceptsWhatCanRun) {
-  for (const auto& model : tiny_models()) {
-    auto spec = make_tiny(model);
-    for (int tp : {1, 2, 4}) EXPECT_TRUE(check_plan(plan_for(*spec, 4, tp), *spec).empty());
-  }
-}
-
-TEST(CheckPlan, SaysWhichDegreesAParameterAllows) {
-  auto spec = make_tiny(tiny_models()[0]);  // 8 heads, 24 feed-forward features
-  const auto problems = check_plan(plan_for(*spec, 16, 16), *spec);
-  ASSERT_EQ(problems.size(), 1u) << "equal blocks are reported once";
-  EXPECT_NE(problems[0].find("plan.layers[1].tp: got 16, allowed: 1, 2, 4, 8 ("), std::string::npos)
-      << problems[0];
-  EXPECT_NE(problems[0].find("model.layers.0"), std::string::npos) << problems[0];
-}
-
-TEST(CheckPlan, RefusesWhatCannotRun) {
-  auto spec = make_tiny(tiny_models()[0]);
-  Plan plan = plan_for(*spec, 2, 2);
-  plan.schedule = "interleaved";
-  EXPECT_EQ(check_plan(plan, *spec).size(), 1u);
-  plan = plan_for(*spec, 2, 2);
-  for (auto& layer : plan.layers) layer.sequence_parallel = true;
-  EXPECT_EQ(check_plan(plan, *spec, 20).size(), 0u);
-  EXPECT_EQ(check_plan(plan, *spec, 21).size(), 1u);
-  plan = plan_for(*spec, 2, 1);
-  plan.global_batch = 3;
-  EXPECT_EQ(check_plan(plan, *spec).size(), 1u);
-  plan.microbatches = 2;
-  EXPECT_EQ(check_plan(plan, *spec).size(), 1u);
 }
 
 TEST(FlatLayout, AlignsParametersAndParts) {
