@@ -112,7 +112,7 @@ def process_of(runs, run, rank):
         return struct.unpack_from("<q", file.read(64), 24)[0]
 
 
-CHANNEL = re.compile(r"(activations|gradients)\[\d,\d\]")
+CHANNEL = re.compile(r"(activations|gradients)\[\d->\d\]")
 # Most of a step is spent between stages: many micro-batches, no comparison of sequences.
 STAGES = ["train", "run.ini", "--model.num_hidden_layers=2", "--train.batch=32", "--plan.pp=2", "--plan.microbatches=8",
           "--runtime.threads=1", "--comm.check=off"]
