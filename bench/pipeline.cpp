@@ -169,7 +169,10 @@ void bench(const Arguments& a, const std::string& schedule, CommPool& pool, int 
   const int chunks = schedule == "interleaved" ? 2 : 1;
   const auto spec = make_spec(a, 2 * stages);
   UniformPlan request{stages, stages, chunks, {}, kRows * a.microbatches, a.microbatches, schedule};
-  const Plan plan = make_uniform_plan(request, spec->layer_count());
+  Plan plan = make_uniform_plan(request, spec->layer_count());
+  // All layers of the sleeping model take the same time, first and last as well.
+  for (int l = 0; a.size == "sleep" && l < spec->layer_count(); ++l)
+    plan.virtual_stage[static_cast<size_t>(l)] = l * stages * chunks / spec->layer_count();
   if (auto problems = check_plan(plan, *spec, kLength); !problems.empty())
     throw ConfigError(problems);
   auto model = ParallelManager::build(spec, plan, pool, {});
