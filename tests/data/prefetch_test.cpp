@@ -71,31 +71,43 @@ TEST(Prefetcher, AnErrorComesAtItsStepAndStays) {
   }
 }
 
+// However long that takes on a busy machine.
+void wait_for_reads(const Slow& source, int count) {
+  while (source.reads < count) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
 TEST(Prefetcher, ReadsAheadButNotFurtherThanItsDepth) {
   const Slow source(-1);
   Prefetcher prefetcher(source, one_row, 0, 3);
-  for (int wait = 0; wait < 500 && source.reads < 3; ++wait)
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  wait_for_reads(source, 3);
   std::this_thread::sleep_for(std::chrono::milliseconds(30));
   EXPECT_EQ(source.reads, 3);
   prefetcher.next(0);
-  for (int wait = 0; wait < 500 && source.reads < 4; ++wait)
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  wait_for_reads(source, 4);
   std::this_thread::sleep_for(std::chrono::milliseconds(30));
   EXPECT_EQ(source.reads, 4);
   EXPECT_THROW(prefetcher.next(5), InternalError);
 }
 
 TEST(Prefetcher, CountsTheTimeItWaited) {
-  const Slow source(-1, 40);
-  Prefetcher prefetcher(source, one_row, 0, 1);
+  // A busy machine can delay this thread until the row is there: then it is tried again.
+  double waited = 0;
+  for (int trial = 0; trial < 100 && waited <= 0.03; ++trial) {
+    const Slow source(-1, 40);
+    Prefetcher prefetcher(source, one_row, 0, 1);
+    prefetcher.next(0);
+    waited = prefetcher.waited_s();
+  }
+  EXPECT_GT(waited, 0.03);
+}
+
+TEST(Prefetcher, DoesNotWaitForWhatIsReady) {
+  const Slow source(-1, 10);
+  Prefetcher prefetcher(source, one_row, 0, 3);
+  wait_for_reads(source, 3);  // two rows at least are ready
   prefetcher.next(0);
   prefetcher.next(1);
-  EXPECT_GT(prefetcher.waited_s(), 0.03);
-  std::this_thread::sleep_for(std::chrono::milliseconds(150));
-  const double before = prefetcher.waited_s();
-  prefetcher.next(2);
-  EXPECT_EQ(prefetcher.waited_s(), before);  // it was ready
+  EXPECT_EQ(prefetcher.waited_s(), 0);
 }
 
 TEST(Prefetcher, EndsWhileReading) {
