@@ -20,7 +20,7 @@ int cuda_device_count() {
 }
 
 at::Device choose_device(const RuntimeSection& config, int local_rank, int local_size) {
-  if (config.device == "cpu") return at::kCPU;
+  if (config.device == "cpu" || config.invariant()) return at::kCPU;
   const int count = cuda_device_count();
   if (count == 0) {
     if (config.device == "auto") return at::kCPU;

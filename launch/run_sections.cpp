@@ -34,6 +34,9 @@ void TrainSection::visit(ConfigVisitor& v) {
           "tokens whose logits are held at a time");
   v.field("vocabulary_unit", vocabulary_unit, at_least(1),
           "granularity in which the vocabulary is cut over tp");
+  v.field("nonfinite", nonfinite, one_of({"skip", "stop"}),
+          "a loss or gradient that is not finite: skip the step (three in a row or 20 of 1000 end "
+          "the run), or stop at the first");
 }
 
 void OptimSection::visit(ConfigVisitor& v) {
@@ -157,16 +160,19 @@ void RuntimeSection::visit(ConfigVisitor& v) {
           "how ranks communicate; auto: self without mpirun, nccl on GPUs where built, else mpi");
   v.field("device", device, one_of({"auto", "cpu", "cuda"}), "auto: cuda when there is one");
   v.field("threads", threads, between(0, 4096),
-          "threads per rank; 0: cores of the node divided by its ranks");
+          "threads per rank; 0: cores of the node divided by its ranks, or 1 when invariant");
   v.field("deterministic", deterministic, one_of({"off", "run", "invariant"}),
-          "run: the same run twice gives the same bits; CPU runs always do");
+          "run: the same run twice gives the same bits (CPU runs always do); invariant: another "
+          "layout too (docs/determinism.md)");
+  v.field("audit_interval", audit_interval, at_least(0),
+          "steps after which ranks compare their copies of weights and optimizer state; 0: never");
   v.field("step_timeout_s", step_timeout_s, non_negative(),
           "seconds after which a step counts as hung; 0: max(60, 20 x median step)");
   v.field("share_devices", share_devices, "allow several ranks on one GPU (backend mpi)");
-  if (deterministic == "invariant") {
-    v.problem("deterministic", deterministic, "off, run",
-              " (invariant is not built in this version)");
-  }
+  if (invariant() && device == "cuda")
+    v.problem("device", device, "auto, cpu with runtime.deterministic = invariant");
+  if (invariant() && backend == "nccl")
+    v.problem("backend", backend, "auto, mpi, self with runtime.deterministic = invariant");
   if (share_devices && backend == "nccl")
     v.problem("share_devices", "true", "false with runtime.backend = nccl");
 }

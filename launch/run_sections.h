@@ -27,6 +27,7 @@ struct TrainSection {
   double z_loss = 0;
   int64_t head_chunk_tokens = 1024;
   int64_t vocabulary_unit = 128;
+  std::string nonfinite = "skip";
   void visit(ConfigVisitor& v);
 };
 
@@ -87,10 +88,12 @@ struct SampleSection {
 struct RuntimeSection {
   std::string backend = "auto";
   std::string device = "auto";
-  int64_t threads = 0;  // 0: cores of the node divided by its ranks
+  int64_t threads = 0;  // 0: cores of the node divided by its ranks; 1 when invariant
   std::string deterministic = "off";
-  double step_timeout_s = 0;  // 0: max(60 s, 20 x median step)
+  int64_t audit_interval = 500;  // steps; 0: never
+  double step_timeout_s = 0;     // 0: max(60 s, 20 x median step)
   bool share_devices = false;
+  bool invariant() const { return deterministic == "invariant"; }
   void visit(ConfigVisitor& v);
 };
 

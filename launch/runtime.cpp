@@ -56,7 +56,7 @@ Runtime::Runtime(const RuntimeOptions& options) {
 }
 
 void Runtime::start(const RuntimeOptions& options) {
-  if (options.runtime.deterministic == "run") {
+  if (options.runtime.deterministic != "off") {
     prepare_deterministic_environment();
     at::globalContext().setDeterministicAlgorithms(true, false);
     at::globalContext().setDeterministicFillUninitializedMemory(false);
@@ -66,8 +66,10 @@ void Runtime::start(const RuntimeOptions& options) {
   together(job(), [&] { start_logging(options); });
   if (op_log_) job().set_op_log(op_log_);
   together(job(), [&] { start_watchdog(options); });
-  threads_ = options.runtime.threads > 0 ? static_cast<int>(options.runtime.threads)
-                                         : threads_per_rank(process_.local_size);
+  // Products of matrices depend on the number of threads, which must not depend on the layout.
+  threads_ = options.runtime.threads > 0   ? static_cast<int>(options.runtime.threads)
+             : options.runtime.invariant() ? 1
+                                           : threads_per_rank(process_.local_size);
   set_threads(threads_);
 }
 

@@ -14,6 +14,7 @@
 #include "launch/failure.h"
 #include "launch/run_plan.h"
 #include "launch/sampler.h"
+#include "optim/replica_audit.h"
 #include "parallel/nn/auto_split_report.h"
 
 namespace strata {
@@ -54,8 +55,7 @@ int Trainer::run() {
     evaluate_if_due(step);
     sample_if_due(step.step);
     record(step);
-    if (!skips_.add(step.step, step.skipped)) give_up();
-    position_.skipped = skips_.skipped();
+    check_finite();
     save_if_due(request);
     if (request == Request::Stop && !done()) return finish(trainer_detail::kPreempted);
   }
@@ -76,10 +76,20 @@ void Trainer::check_alike() {
 void Trainer::build() {
   memory_meter::install();
   plan_ = same_everywhere([&] {
-    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch,
-                         config_.data.sequence_length);
+    Plan plan = make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch,
+                              config_.data.sequence_length);
+    if (!config_.runtime.invariant()) return plan;
+    std::vector<std::string> problems = check_canonical(plan);
+    if (!problems.empty()) throw ConfigError(std::move(problems));
+    return plan;
   });
   log::info("plan: ", plan_summary(plan_));
+  if (config_.runtime.invariant()) {
+    log::info("deterministic: equal bits in every layout of ",
+              plan_.rows_per_microbatch() / plan_.layers[0].dp,
+              " rows per rank and micro-batch, tp ", plan_.layers[0].tp, " and ",
+              runtime_.threads(), runtime_.threads() == 1 ? " thread" : " threads", " a rank");
+  }
   for (const std::string& note : auto_split_notes(*config_.model, plan_))
     log::info("tensor parallelism: ", note);
   log::info("data: ", config_.train_data->description());
@@ -94,10 +104,13 @@ void Trainer::build() {
   options.device = runtime_.device();
   options.seed = static_cast<uint64_t>(config_.train.seed);
   options.vocabulary_unit = config_.train.vocabulary_unit;
+  options.canonical_sums = config_.runtime.invariant();
   model_ = ParallelManager::build(config_.model, plan_, runtime_.pool(), options);
   optimizer_ = std::make_unique<DistributedOptimizer>(
       *model_, make_rules(config_),
-      OptimizerOptions{.max_grad_norm = config_.optim.max_grad_norm, .audit = config_.optim.audit});
+      OptimizerOptions{.max_grad_norm = config_.optim.max_grad_norm,
+                       .audit = config_.optim.audit,
+                       .exact_norm = config_.runtime.invariant()});
   log::info("model: ", config_.model_name, ", ", config_.model->layer_count() - 2, " blocks, ",
             model_->logical_elements(), " parameters; ", config_.train.dtype, " on ",
             runtime_.device().str(), ", ", runtime_.threads(),
@@ -280,24 +293,53 @@ void Trainer::record(const StepRecord& step) {
     log::info(step_line(step, config_.train.steps, timer_.median_s()));
   }
   if (step.skipped) {
-    log::warn("step ", step.step, " was skipped: ",
-              std::isfinite(step.loss) ? "no label counts" : "the loss or a gradient is not finite",
-              " (samples ", step.samples - config_.train.batch, " to ", step.samples - 1, ")");
+    log::warn("step ", step.step, " was skipped: ", skip_reason());
   }
 }
 
-void Trainer::give_up() const {
-  throw_agreed(NumericError(cat(
-      "Too many steps had a loss or gradient that is not finite: the last at step ", position_.step,
-      ", ", skips_.skipped().size(), " within ", SkipPolicy::kWindow,
-      " steps (allowed: fewer than ", SkipPolicy::kInARow, " in a row and ", SkipPolicy::kWithin,
-      " in all). The weights are those before them. Try a smaller optim.lr, a "
-      "longer sched.warmup, or train.dtype = fp32.")));
+std::string Trainer::skip_reason() const {
+  return cat(last_report_.non_finite ? last_report_.non_finite->text() : "no label counts",
+             " (samples ", position_.samples - config_.train.batch, " to ", position_.samples - 1,
+             ")");
+}
+
+// The weights are those before the step in any case; the question is whether to go on.
+void Trainer::check_finite() {
+  const bool borne = skips_.add(position_.step, last_report_.skipped);
+  position_.skipped = skips_.skipped();
+  constexpr const char* kHelp =
+      " The weights are those before. Try a smaller optim.lr, a longer sched.warmup, or "
+      "train.dtype = fp32.";
+  if (!borne) {
+    throw_agreed(
+        NumericError(cat("Too many steps were skipped: the last, step ", position_.step,
+                         ", because ", skip_reason(), "; ", skips_.skipped().size(), " within ",
+                         SkipPolicy::kWindow, " steps (allowed: fewer than ", SkipPolicy::kInARow,
+                         " in a row and ", SkipPolicy::kWithin, " in all).", kHelp)));
+  }
+  if (last_report_.non_finite && config_.train.nonfinite == "stop") {
+    throw_agreed(NumericError(
+        cat("Step ", position_.step, ": ", skip_reason(), "; train.nonfinite = stop.", kHelp)));
+  }
+}
+
+// A checkpoint holds one of the copies: they are compared before it is written.
+void Trainer::audit_if_due(bool saving) {
+  const int64_t interval = config_.runtime.audit_interval;
+  if (interval == 0 || !(saving || trainer_detail::due(position_.step, interval))) return;
+  runtime_.enter(Watchdog::Phase::Evaluate, "audit", position_.step);
+  same_everywhere([&] {
+    check_replicas(*model_, *optimizer_);
+    return 0;
+  });
 }
 
 void Trainer::save_if_due(Request request) {
   const bool due = trainer_detail::due(position_.step, config_.ckpt.interval) || done();
-  if ((due || request != Request::None) && checkpoints_.newest_step() != position_.step) save();
+  const bool saving =
+      (due || request != Request::None) && checkpoints_.newest_step() != position_.step;
+  audit_if_due(saving);
+  if (saving) save();
 }
 
 void Trainer::save() {

@@ -51,7 +51,9 @@ class Trainer {
   void save();
   Request agree_on_request(const StepReport& report);
   void take_request_files();
-  [[noreturn]] void give_up() const;
+  void audit_if_due(bool saving);
+  std::string skip_reason() const;
+  void check_finite();
   int finish(int code);
   void write_status(const std::string& state, int code = -1) const;
 

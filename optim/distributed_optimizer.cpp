@@ -97,6 +97,7 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
   self.scale = report.counted == 0 ? 0 : std::ldexp(1.0, self.model.loss_exponent()) / c[kCounted];
   if (c[kNonFinite] > 0) {
     report.loss = report.grad_norm = std::nan("");
+    report.non_finite = find_non_finite(self.model, loss);
     return report;
   }
   report.loss = report.counted == 0 ? 0 : c[kLoss] / c[kCounted];
@@ -136,18 +137,22 @@ void DistributedOptimizer::load_masters(const WeightSource& source) {
   }
 }
 
-void DistributedOptimizer::save(CheckpointWriter& out) const {
+void DistributedOptimizer::for_pieces(
+    const std::function<void(const std::string&, const OwnedSlice&, const Tensor&)>& f) const {
   for (const Impl::Item& item : impl_->items) {
-    const ParamMeta& meta = item.slice.parameter->meta;
-    for_boxes(item.slice, item.weights(), [&](const Box& box, const Tensor& part) {
-      out.add(cat("/model/", meta.name), meta.logical, box, part);
-    });
-    for (size_t s = 0; s < item.slots.size(); ++s) {
-      for_boxes(item.slice, item.state[s], [&](const Box& box, const Tensor& part) {
-        out.add(cat("/optim/", meta.name, "/", item.slots[s].name), meta.logical, box, part);
-      });
-    }
+    f("master", item.slice, item.weights());
+    for (size_t s = 0; s < item.slots.size(); ++s) f(item.slots[s].name, item.slice, item.state[s]);
   }
+}
+
+void DistributedOptimizer::save(CheckpointWriter& out) const {
+  for_pieces([&](const std::string& slot, const OwnedSlice& slice, const Tensor& values) {
+    const ParamMeta& meta = slice.parameter->meta;
+    const std::string path =
+        slot == "master" ? cat("/model/", meta.name) : cat("/optim/", meta.name, "/", slot);
+    for_boxes(slice, values,
+              [&](const Box& box, const Tensor& part) { out.add(path, meta.logical, box, part); });
+  });
 }
 
 void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {

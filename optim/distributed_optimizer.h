@@ -6,11 +6,14 @@
 //   norm = sqrt(sum g^2) * 2^k/N     coef = min(1, max_norm / (norm + 1e-6)) * 2^k/N
 //   (parallel-runtime.md 6, 11)
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "optim/non_finite.h"
 #include "optim/update_rule.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/engine/manager.h"
@@ -28,7 +31,8 @@ struct StepReport {
   int64_t counted = 0;
   double grad_norm = 0;  // of all gradients, before clipping
   bool skipped = false;  // non-finite gradient or no counted label: nothing was touched
-  bool stop = false;     // some rank asked to stop
+  std::optional<NonFinite> non_finite;  // what it was
+  bool stop = false;                    // some rank asked to stop
 };
 
 class DistributedOptimizer {
@@ -55,6 +59,11 @@ class DistributedOptimizer {
   // model.weights_changed().
   enum class Reset { None, All };
   void load(const CheckpointReader& in, Reset reset = Reset::None);
+
+  // Calls f(slot, slice, values) for everything this rank updates: its weights (masters where they
+  // exist) with slot "master", and each slot of its state. values: flat over slice.update.
+  void for_pieces(
+      const std::function<void(const std::string&, const OwnedSlice&, const Tensor&)>& f) const;
 
   std::string rule_of(const std::string& parameter) const;
   int64_t state_bytes() const;  // of this rank: masters and slots

@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 
+import broken_files
 from harness import judge
 from run_mpi_cases import CONSTANT, ENDLESS, differing_curves, main
 
@@ -106,6 +107,96 @@ def weights_move_bit_for_bit(runs):
     return wrong
 
 
+# Dropout, clipping at every step, tied embeddings; sizes that fill no vector register.
+INVARIANT_RUN = """[data]
+path = text.txt
+sequence_length = 20
+[train]
+steps = 20
+batch = 16
+[model]
+name = gpt2
+n_embd = 24
+n_inner = 52
+n_layer = 2
+n_head = 3
+n_positions = 32
+[optim]
+lr = 0.01
+max_grad_norm = 0.3
+[sched]
+name = constant
+warmup = 2
+[ckpt]
+interval = 0
+[runtime]
+deterministic = invariant
+[log]
+level = warn
+"""
+
+# Two rows per rank and micro-batch in all of them.
+INVARIANT_LAYOUTS = [
+    ("alone", 1, ["--plan.microbatches=8"]),
+    ("dp2", 2, ["--plan.microbatches=4"]),
+    ("dp4_zero1", 4, ["--plan.microbatches=2", "--plan.zero=1"]),
+    ("pp2", 2, ["--plan.microbatches=8", "--plan.pp=2"]),
+    ("pp2_gpipe", 2, ["--plan.microbatches=8", "--plan.pp=2", "--plan.schedule=gpipe"]),
+    ("dp2_pp2_recompute", 4, ["--plan.microbatches=4", "--plan.pp=2", "--plan.recompute=full"]),
+    ("dp2_pp2_zero1", 4, ["--plan.microbatches=4", "--plan.pp=2", "--plan.zero=1"]),
+]
+
+
+def invariant_runs_have_the_same_bits(runs):
+    """runtime.deterministic = invariant: losses, norms, weights and optimizer state of 20 steps, in every layout, and of a run
+    that moves through the layouts."""
+    broken_files.write(runs.folder, "invariant.ini", INVARIANT_RUN)
+    wrong = []
+    for dtype, layouts in [("bf16", INVARIANT_LAYOUTS), ("fp32", INVARIANT_LAYOUTS[0::3])]:
+        keys = ["train", "invariant.ini", f"--train.dtype={dtype}"]
+        first = f"invariant_{dtype}_{layouts[0][0]}"
+        for name, ranks, plan in layouts:
+            run = f"invariant_{dtype}_{name}"
+            wrong.append(judge(*runs.run((ranks, [*keys, *plan, f"--run.dir={run}"])), 0, []))
+            wrong += differing_bits(runs, first, run)
+    first, keys = "invariant_bf16_alone", ["train", "invariant.ini", "--train.dtype=bf16", "--run.dir=invariant_moving"]
+    for number, (name, ranks, plan) in enumerate(INVARIANT_LAYOUTS[1:6]):
+        wrong.append(judge(*runs.run((ranks, [*keys, *plan, f"--train.steps={4 * number + 4}"])), 0, []))
+    wrong += differing_bits(runs, first, "invariant_moving")
+    if not all(norm > 0.3 for step, loss, norm, rate in runs.curve(first)):
+        wrong.append("the norm is not clipped at every step")
+    code, text = runs.run((2, ["train", "invariant.ini", "--run.dir=refused", "--plan.zero=2", "--plan.microbatches=4"]))
+    wrong.append(judge(code, text, 2, ["runtime.deterministic: got invariant, but zero is 2"]))
+    code, text = runs.run((1, ["train", "invariant.ini", "--run.dir=refused", "--train.batch=12", "--plan.microbatches=3"]))
+    wrong.append(judge(code, text, 2, ["runtime.deterministic: got invariant, but plan.microbatches is 3"]))
+    return wrong
+
+
+def differing_bits(runs, a, b):
+    wrong = []
+    if len(runs.curve(a)) != 20 or runs.curve(a) != runs.curve(b):
+        wrong.append(f"{a} and {b}: {differing_curves(runs.curve(a), runs.curve(b), 0) or 'the norms differ'}")
+    if runs.diff(a, b) != 0:
+        wrong.append(f"the checkpoints of {a} and {b} differ")
+    return wrong
+
+
+def not_finite(runs):
+    """A rate that makes numbers overflow, on two stages of two replicas: the first such step ends the run, or the third."""
+    keys = ["train", "run.ini", *MODEL, "--plan.pp=2", "--plan.zero=3", "--plan.microbatches=2", "--optim.lr=1e30",
+            "--sched.name=constant", "--sched.warmup=0", "--train.steps=9"]
+    wrong = []
+    for policy, steps, pieces in [("stop", 2, ["Step 2: the gradients of", "train.nonfinite = stop"]),
+                                  ("skip", 4, ["Too many steps were skipped: the last, step 4, because the gradients",
+                                               "step 2 was skipped: the gradients of"])]:
+        code, text = runs.run((4, [*keys, f"--run.dir=overflow_{policy}", f"--train.nonfinite={policy}"]))
+        wrong.append(judge(code, text, 6, [*pieces, "(first model.embed_tokens.weight, last ", "(samples 8 to 15)" if policy ==
+                                           "stop" else "(samples 24 to 31)"]))
+        if len(runs.metrics(f"overflow_{policy}")) != steps:
+            wrong.append(f"{policy}: {len(runs.metrics(f'overflow_{policy}'))} steps")
+    return wrong
+
+
 def process_of(runs, run, rank):
     """Process number, from the rank's flight record."""
     with open(os.path.join(runs.folder, run, "flight", f"rank-{rank:05}.fr"), "rb") as file:
@@ -170,7 +261,8 @@ def hanging_stage_is_reported(runs):
     return until_a_channel_is_named(stop)
 
 
-CASES = [training_evaluating_sampling, resuming, a_run_moves_through_layouts, weights_move_bit_for_bit, killed_stage_goes_on,
+CASES = [training_evaluating_sampling, resuming, a_run_moves_through_layouts, weights_move_bit_for_bit,
+         invariant_runs_have_the_same_bits, not_finite, killed_stage_goes_on,
          hanging_stage_is_reported]
 
 if __name__ == "__main__":
