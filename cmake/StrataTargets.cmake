@@ -49,7 +49,7 @@ function(strata_mpi_tests folder)
   foreach(ranks ${ARG_RANKS})
     add_test(NAME ${folder}_mpi_${ranks}
       COMMAND ${STRATA_MPIRUN} -n ${ranks} --oversubscribe --bind-to none $<TARGET_FILE:${folder}_mpi_test> --ranks=${ranks})
-    set_tests_properties(${folder}_mpi_${ranks} PROPERTIES LABELS "fast;mpi" TIMEOUT 300 PROCESSORS 2
+    set_tests_properties(${folder}_mpi_${ranks} PROPERTIES LABELS "fast;mpi" TIMEOUT 900 PROCESSORS 2
       ENVIRONMENT "OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1;OMPI_MCA_btl_base_warn_component_unused=0")
   endforeach()
 endfunction()
