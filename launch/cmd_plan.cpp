@@ -137,6 +137,14 @@ std::string model_text(const Subject& subject) {
              subject.model->layer_count() - 2, " blocks)");
 }
 
+// What read_subject() reads, and the form of the answer.
+void offer_subject(CommandLine& line) {
+  line.positional("PLAN", 0, 1);
+  line.option("model", "FILE", "run file, or config.json of a model family");
+  line.option("devices", "N", "number of ranks");
+  line.flag("json", "print the result as JSON");
+}
+
 int check(const Arguments& arguments) {
   CommandLine line("plan check",
                    "[PLAN] --model RUN.ini|config.json [--devices N] [--json] "
@@ -146,10 +154,7 @@ int check(const Arguments& arguments) {
                    "or a plan string; without it the plan is that of --plan.* keys on --devices N "
                    "ranks. Exit code 0: it can,\n"
                    "2: it cannot, or something could not be read.");
-  line.positional("PLAN", 0, 1);
-  line.option("model", "FILE", "run file, or config.json of a model family");
-  line.option("devices", "N", "number of ranks");
-  line.flag("json", "print the result as JSON");
+  offer_subject(line);
   if (!line.parse(arguments)) return 0;
   if (!line.has("model"))
     throw ConfigError("--model", "nothing", "the run file or config.json of the model");
@@ -319,10 +324,7 @@ int show(const Arguments& arguments) {
                    "--devices N ranks. Does not ask whether the plan can be run (plan check does). "
                    "Exit code 0, or 2 when\n"
                    "something could not be read.");
-  line.positional("PLAN", 0, 1);
-  line.option("model", "FILE", "run file, or config.json of a model family: names, bytes");
-  line.option("devices", "N", "number of ranks");
-  line.flag("json", "print as JSON");
+  offer_subject(line);
   if (!line.parse(arguments)) return 0;
   const Subject subject = read_subject(line, arguments.families);
   const Shown shown(subject);

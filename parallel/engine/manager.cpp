@@ -100,7 +100,8 @@ class Manager final : public ParallelManager {
   }
 
  private:
-  ParameterBuffers& buffers() const { return const_cast<Stage&>(stage_).buffers(); }
+  ParameterBuffers& buffers() { return stage_.buffers(); }
+  const ParameterBuffers& buffers() const { return stage_.buffers(); }
 
   std::vector<Batch> on_device(std::span<const Batch> batches, bool training) const {
     std::vector<Batch> out(batches.begin(), batches.end());

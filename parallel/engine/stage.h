@@ -32,6 +32,7 @@ class Stage {
   Communicator& ranks() noexcept { return *ranks_; }  // of this stage
   Communicator& pipe() noexcept { return *pipe_; }    // equal ranks of all stages
   ParameterBuffers& buffers() noexcept { return buffers_; }
+  const ParameterBuffers& buffers() const noexcept { return buffers_; }
   std::vector<StageLayer>& layers() noexcept { return layers_; }  // increasing
   StageLayer& layer(int index);
   // First and last layer of one of this stage's chunks, in numbers of the model.

@@ -37,11 +37,10 @@ double ratio(int64_t a, double b) { return static_cast<double>(a) / b; }
 using namespace memory_detail;
 
 TEST(Memory, ZeroReachesItsFormulas) {
-  if (test::world_size() != 4) GTEST_SKIP() << "on four ranks";
   memory_meter::install();
   const TinyModel model = llama(256, 8);
   const auto n = static_cast<double>(parameters(model));
-  const int ranks = 4;
+  const int ranks = test::world_size();
   for (int zero = 0; zero <= 3; ++zero) {
     const int64_t before = memory_meter::live_bytes();
     RunSetup setup;
@@ -49,6 +48,7 @@ TEST(Memory, ZeroReachesItsFormulas) {
     setup.rule = "adamw";
     setup.strategy.zero = zero;
     setup.length = 16;
+    setup.global_batch = 2 * std::max(4, ranks);
     ModelRun run(model, setup, make_mpi_communicator());
     for (int64_t step = 0; step < 2; ++step) run.step(step, 1e-3);
     const BufferBytes bytes = run.manager().buffer_bytes();
@@ -62,7 +62,7 @@ TEST(Memory, ZeroReachesItsFormulas) {
                 << " for gradients and weights on their way\n";
     }
     EXPECT_NEAR(ratio(held, n * formula), 1, 0.1) << "ZeRO " << zero;
-    EXPECT_EQ(passing > 0, zero >= 2);
+    EXPECT_EQ(passing > 0, zero >= 2 && ranks > 1);
   }
 }
 
