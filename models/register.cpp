@@ -7,6 +7,7 @@
 #include "core/text.h"
 #include "models/gpt2/spec.h"
 #include "models/llama/spec.h"
+#include "models/mhc_lite/spec.h"
 
 namespace strata {
 namespace register_detail {
@@ -52,6 +53,11 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     Gpt2Config config;
     config.visit(v);
     return make_gpt2_spec(config, options);
+  });
+  registry.add("mhc_lite_gpt", [options](ConfigVisitor& v) {
+    MhcLiteConfig config;
+    config.visit(v);
+    return make_mhc_lite_spec(config, options);
   });
   if (extra) extra(registry, options);
   return registry;
