@@ -356,13 +356,13 @@ void add_ssd(std::vector<Subject>& subjects) {
   const auto rows_of = [](const Tensor& segments, int64_t begin, int64_t end) {
     return segments.defined() ? segments.slice(0, begin, end) : segments;
   };
-  for (const Case& c : std::initializer_list<Case>{
-           {"Ssd", 150, 4, 16, 8, 1, 64},
-           {"SsdReverse", 150, 4, 16, 8, 2, 64, true},
-           {"SsdOddWidths", 37, 3, 5, 7, 3, 16},
-           {"SsdOfOneToken", 1, 2, 8, 4, 1, 64},
-           {"SsdPacked", 150, 2, 8, 4, 1, 32, false, packed},
-           {"SsdPackedReverse", 150, 2, 8, 4, 1, 32, true, packed}}) {
+  for (const Case& c :
+       std::initializer_list<Case>{{"Ssd", 150, 4, 16, 8, 1, 64},
+                                   {"SsdReverse", 150, 4, 16, 8, 2, 64, true},
+                                   {"SsdOddWidths", 37, 3, 5, 7, 3, 16},
+                                   {"SsdOfOneToken", 1, 2, 8, 4, 1, 64},
+                                   {"SsdPacked", 150, 2, 8, 4, 1, 32, false, packed},
+                                   {"SsdPackedReverse", 150, 2, 8, 4, 1, 32, true, packed}}) {
     // y and the last state side by side: both are differentiable.
     const auto call = [c](const auto& op, const Inputs& in, const Tensor& segments) {
       const auto r = op(in[0], in[1] * in[1], -(in[2] * in[2]), in[3], in[4], segments, in[5],
@@ -385,22 +385,28 @@ void add_ssd(std::vector<Subject>& subjects) {
              },
          .fp32_bound = 1e-5});
   }
-  for (const Case& c : std::initializer_list<Case>{
-           {"Quasiseparable", 150, 4, 16, 8, 1, 64},
-           {"QuasiseparableWithGroups", 70, 4, 5, 7, 2, 16},
-           {"QuasiseparableManyHeads", 20, 12, 64, 8, 1, 64},
-           {"QuasiseparableOfOneToken", 1, 2, 8, 4, 1, 64},
-           {"QuasiseparablePacked", 150, 2, 8, 4, 1, 32, false, packed}}) {
+  for (const Case& c :
+       std::initializer_list<Case>{{"Quasiseparable", 150, 4, 16, 8, 1, 64},
+                                   {"QuasiseparableWithGroups", 70, 4, 5, 7, 2, 16},
+                                   {"QuasiseparableManyHeads", 20, 12, 64, 8, 1, 64},
+                                   {"QuasiseparableOfOneToken", 1, 2, 8, 4, 1, 64},
+                                   {"QuasiseparablePacked", 150, 2, 8, 4, 1, 32, false, packed}}) {
     const auto call = [c](const auto& op, const Inputs& in, const Tensor& segments) {
       return op(in[0], -(in[1] * in[1]), ops::ScanInputs{in[2] * in[2], in[3], in[4]},
-                ops::ScanInputs{in[5] * in[5], in[6], in[7]}, in[8], segments, in[9],
-                c.chunk);
+                ops::ScanInputs{in[5] * in[5], in[6], in[7]}, in[8], segments, in[9], c.chunk);
     };
-    const InputSpec x{{3, c.T, c.H, c.P}}, step{{3, c.T, c.H}, true, true},
-        key{{3, c.T, c.G, c.N}};
+    const InputSpec x{{3, c.T, c.H, c.P}}, step{{3, c.T, c.H}, true, true}, key{{3, c.T, c.G, c.N}};
     subjects.push_back(
         {.name = c.name,
-         .inputs = {x, {{c.H}, false, true}, step, key, key, step, key, key, step,
+         .inputs = {x,
+                    {{c.H}, false, true},
+                    step,
+                    key,
+                    key,
+                    step,
+                    key,
+                    key,
+                    step,
                     {{c.H, c.P, c.N}, false, true}},
          .fast = [=](const Inputs& in) { return call(ops::quasiseparable, in, c.segments); },
          .composite =

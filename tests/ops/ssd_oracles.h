@@ -62,8 +62,7 @@ inline Tensor mixing_matrix(const Tensor& A, const ops::ScanInputs& f, const ops
           log = log + scan.dt_BTH.select(1, u) * A;
         }
       }
-      const Tensor product =
-          (of_heads(scan.C_BTGN, read, H) * of_heads(scan.B_BTGN, j, H)).sum(-1);
+      const Tensor product = (of_heads(scan.C_BTGN, read, H) * of_heads(scan.B_BTGN, j, H)).sum(-1);
       line.push_back(product * log.exp() * scan.dt_BTH.select(1, j));
     }
     lines.push_back(at::stack(line, -1));

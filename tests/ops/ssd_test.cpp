@@ -1,5 +1,5 @@
-// The scans against the recurrence, the mixer against its matrix; chunks, documents, padding, decays
-// that leave nothing.
+// The scans against the recurrence, the mixer against its matrix; chunks, documents, padding,
+// decays that leave nothing.
 #include "core/ops/ssd.h"
 
 #include <ATen/TensorOperators.h>
@@ -50,14 +50,14 @@ TEST(Ssd, EqualsTheRecurrence) {
               return at::cat({r.y.flatten(1), r.state.flatten(1)}, 1);
             };
           };
-          const Result wanted = run_with_gradients(
-              all([&](const Tensor& x, const Tensor& dt, const Tensor& A, const Tensor& B,
-                      const Tensor& C, const Tensor& S) {
-                return ssd_by_token(x, dt, A, B, C, S, reverse);
-              }),
-              inputs);
+          const Result wanted =
+              run_with_gradients(all([&](const Tensor& x, const Tensor& dt, const Tensor& A,
+                                         const Tensor& B, const Tensor& C, const Tensor& S) {
+                                   return ssd_by_token(x, dt, A, B, C, S, reverse);
+                                 }),
+                                 inputs);
           for (const int64_t Q : {1, 2, 3, 4, 16, 64, 300}) {
-            if (T > 100 && Q < 16) {
+            if (T > 100 && (Q < 16 || G == 2)) {
               continue;
             }
             SCOPED_TRACE(cat("T ", T, " G ", G, " reverse ", reverse, " chunk ", Q));
@@ -84,8 +84,8 @@ TEST(Ssd, TokensWithoutAStepAreInert) {
   Tensor dt = steps({1, 12, 2}, "dt");
   dt.slice(1, 7, 12).zero_();
   const auto padded = ssd(x, dt, A, B, C, {}, {}, {.chunk = 5});
-  const auto alone = ssd(x.slice(1, 0, 7), dt.slice(1, 0, 7), A, B.slice(1, 0, 7),
-                         C.slice(1, 0, 7), {}, {}, {.chunk = 5});
+  const auto alone = ssd(x.slice(1, 0, 7), dt.slice(1, 0, 7), A, B.slice(1, 0, 7), C.slice(1, 0, 7),
+                         {}, {}, {.chunk = 5});
   EXPECT_LE(distance(padded.y.slice(1, 0, 7), alone.y), 1e-14);
   EXPECT_LE(distance(padded.state, alone.state), 1e-14);
 }
@@ -121,11 +121,12 @@ TEST(Ssd, RefusesShapesThatDoNotFit) {
 struct Mixer {
   int64_t T, H, P, N, G;
   Inputs draw() const {
-    return {normal({2, T, H, P}, "x").requires_grad_(),  normal({H}, "A").requires_grad_(),
-            normal({2, T, H}, "dtf").requires_grad_(),   normal({2, T, G, N}, "Bf").requires_grad_(),
-            normal({2, T, G, N}, "Cf").requires_grad_(), normal({2, T, H}, "dtb").requires_grad_(),
-            normal({2, T, G, N}, "Bb").requires_grad_(), normal({2, T, G, N}, "Cb").requires_grad_(),
-            normal({2, T, H}, "delta").requires_grad_()};
+    return {
+        normal({2, T, H, P}, "x").requires_grad_(),  normal({H}, "A").requires_grad_(),
+        normal({2, T, H}, "dtf").requires_grad_(),   normal({2, T, G, N}, "Bf").requires_grad_(),
+        normal({2, T, G, N}, "Cf").requires_grad_(), normal({2, T, H}, "dtb").requires_grad_(),
+        normal({2, T, G, N}, "Bb").requires_grad_(), normal({2, T, G, N}, "Cb").requires_grad_(),
+        normal({2, T, H}, "delta").requires_grad_()};
   }
 };
 ScanInputs scan_of(const Inputs& in, size_t first) {
@@ -173,10 +174,11 @@ TEST(Quasiseparable, BlocksBesideTheDiagonalHaveTheRankOfTheState) {
   for (int64_t t = 0; t < T; ++t) {
     units.select(1, t).select(2, t).fill_(1.0);
   }
-  const Tensor M = quasiseparable(units, -in[1].detach().exp(), scan_of(in, 2), scan_of(in, 5), in[8])
-                       .detach()
-                       .select(0, 0)
-                       .select(1, 0);  // [T, T]
+  const Tensor M =
+      quasiseparable(units, -in[1].detach().exp(), scan_of(in, 2), scan_of(in, 5), in[8])
+          .detach()
+          .select(0, 0)
+          .select(1, 0);  // [T, T]
   for (const int64_t m : {1, 5, 12, 20}) {
     const auto rank = [](const Tensor& block) {
       return at::linalg_matrix_rank(block, 1e-10).item<int64_t>();
