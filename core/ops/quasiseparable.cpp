@@ -105,14 +105,13 @@ Tensor quasiseparable_composite(const Tensor& x_BTHP, const Tensor& A_H, const S
   if (initial_HPN.defined()) {
     initial = initial_HPN.unsqueeze(0).expand({x_BTHP.size(0), -1, -1, -1});
   }
-  const Tensor x = x_BTHP.to(acc);
   const auto scan = [&](const ScanInputs& in, bool reverse) {
-    return ssd_composite(x, in.dt_BTH.to(acc), A_H.to(acc), in.B_BTGN.to(acc), in.C_BTGN.to(acc),
-                         segments_BT, initial, {.reverse = reverse, .chunk = chunk})
-        .y;
+    return ssd_composite(x_BTHP, in.dt_BTH, A_H, in.B_BTGN, in.C_BTGN, segments_BT, initial,
+                         {.reverse = reverse, .chunk = chunk})
+        .y.to(acc);
   };
   // What a token reads from its neighbour, if that is of its own segment.
-  const int64_t T = x.size(1);
+  const int64_t T = x_BTHP.size(1);
   const auto shifted = [&](const Tensor& z, bool from_before) {
     const Tensor nothing = at::zeros_like(z.slice(1, 0, std::min<int64_t>(1, T)));
     Tensor moved = from_before ? z.slice(1, 0, std::max<int64_t>(0, T - 1)) : z.slice(1, 1, T);
@@ -124,7 +123,7 @@ Tensor quasiseparable_composite(const Tensor& x_BTHP, const Tensor& A_H, const S
     return from_before ? at::cat({nothing, moved}, 1) : at::cat({moved, nothing}, 1);
   };
   const Tensor y = shifted(scan(forward, false), true) + shifted(scan(backward, true), false) +
-                   delta_BTH.to(acc).unsqueeze(-1) * x;
+                   delta_BTH.to(acc).unsqueeze(-1) * x_BTHP.to(acc);
   return y.to(x_BTHP.scalar_type());
 }
 
