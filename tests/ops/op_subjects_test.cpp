@@ -14,6 +14,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/attention.h"
 #include "core/ops/dropout.h"
+#include "core/ops/gated_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/ops/rope.h"
@@ -53,6 +54,25 @@ void add_norms(std::vector<Subject>& subjects) {
            [](const Inputs& in) {
              return ops::layer_norm_composite(in[0], in[1], Tensor(), 1e-5);
            }});
+}
+
+void add_gated_norms(std::vector<Subject>& subjects) {
+  for (const int64_t V : {5, 32, 200}) {
+    subjects.push_back(
+        {.name = cat("RmsNormGated", V),
+         .inputs = {{{37, 3, V}}, {{37, 3, V}}, {{V}, false, true}},
+         .fast = [](const Inputs& in) { return ops::rms_norm_gated(in[0], in[1], in[2], 1e-5); },
+         .composite =
+             [](const Inputs& in) {
+               return ops::rms_norm_gated_composite(in[0], in[1], in[2], 1e-5);
+             }});
+  }
+  subjects.push_back(
+      {.name = "RmsNormGatedWithoutWeight",
+       .inputs = {{{700, 40}}, {{700, 40}}},
+       .fast = [](const Inputs& in) { return ops::rms_norm_gated(in[0], in[1], {}, 1e-5); },
+       .composite =
+           [](const Inputs& in) { return ops::rms_norm_gated_composite(in[0], in[1], {}, 1e-5); }});
 }
 
 void add_activations(std::vector<Subject>& subjects) {
@@ -212,6 +232,7 @@ std::vector<Subject> all_subjects() {
   using namespace op_subjects_detail;
   std::vector<Subject> subjects;
   add_norms(subjects);
+  add_gated_norms(subjects);
   add_activations(subjects);
   add_rope(subjects);
   add_dropout(subjects);
