@@ -403,6 +403,8 @@ struct DiagonalBackward {
         const V own = simd::broadcast_at<V>(d.dscores + r * kChunk + r);
         sum += q * dq - k * dk;
         simd::store(d.dg + at, static_cast<V>(simd::load<V>(d.dg + at) + sum));
+        // No pair reaches over a decay of zero: behind it only rounding errors of others are left.
+        sum = simd::load<V>(d.a + at) > A(0) ? sum : V{};
         simd::store(d.dq + at, static_cast<V>(simd::load<V>(d.dq + at) + (dq + own * k)));
         simd::store(d.dk + at, static_cast<V>(simd::load<V>(d.dk + at) + (dk + own * q)));
       }
