@@ -1,6 +1,7 @@
 // The list of ops that OpSuite checks.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones_like.h>
@@ -13,13 +14,17 @@
 #include "core/batch.h"
 #include "core/ops/activation.h"
 #include "core/ops/attention.h"
+#include "core/ops/delta_product.h"
 #include "core/ops/depthwise_conv.h"
 #include "core/ops/dropout.h"
 #include "core/ops/gated_norm.h"
 #include "core/ops/gla.h"
+#include "core/ops/l2_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
+#include "core/ops/quasiseparable.h"
 #include "core/ops/rope.h"
+#include "core/ops/ssd.h"
 #include "core/ops/streams.h"
 #include "core/text.h"
 #include "tests/ops/op_suite.h"
@@ -259,6 +264,55 @@ void add_linear(std::vector<Subject>& subjects) {
        .composite = [](const Inputs& in) { return in[0] * 2.0; }});
 }
 
+void add_delta_product(std::vector<Subject>& subjects) {
+  for (const int64_t K : {3, 12, 64}) {
+    subjects.push_back(
+        {.name = cat("L2Normalise", K),
+         .inputs = {{{11, 3, K}}},
+         .fast = [](const Inputs& in) { return ops::l2_normalise(in[0], 0.3); },
+         .composite = [](const Inputs& in) { return ops::l2_normalise_composite(in[0], 0.3); }});
+  }
+  const auto add = [&](const std::string& name, int64_t T, int64_t n, bool gated,
+                       const Tensor& segments) {
+    // Raw inputs become unit keys, gates <= 0 and betas in (0, 2).
+    const auto with = [=](ops::DeltaProductResult (*form)(const ops::DeltaProductInputs&),
+                          const Inputs& in, const Tensor& rows) {
+      ops::DeltaProductInputs x;
+      x.q_BTHK = in[0];
+      x.k_BMHK = ops::l2_normalise_composite(in[1]);
+      x.v_BMHV = in[2];
+      x.beta_BMH = in[3].sigmoid() * 2.0;
+      if (gated) x.gate_BTH = in[4].sigmoid() * -1.0;
+      x.segments_BT = rows;
+      return form(x).o_BTHV;
+    };
+    std::vector<InputSpec> inputs = {{{3, T, 2, 12}},
+                                     {{3, T * n, 2, 12}},
+                                     {{3, T * n, 2, 10}},
+                                     {.shape = {3, T * n, 2}, .accumulate = true}};
+    if (gated) inputs.push_back({.shape = {3, T, 2}, .accumulate = true});
+    subjects.push_back(
+        {.name = name,
+         .inputs = inputs,
+         .fast = [=](const Inputs& in) { return with(ops::delta_product, in, segments); },
+         .composite =
+             [=](const Inputs& in) { return with(ops::delta_product_composite, in, segments); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return with(ops::delta_product, in,
+                           segments.defined() ? segments.slice(0, begin, end) : segments);
+             },
+         .exact_rows = false,  // the library's sigmoid depends on the layout
+         .fp32_bound = 4e-6});
+  };
+  add("DeltaProduct", 40, 2, true, {});
+  add("DeltaProductOfOneToken", 1, 3, false, {});
+  add("DeltaProductWithoutGates", 75, 1, false, {});
+  Tensor segments = at::arange(3 * 35, at::kLong).view({3, 35}).floor_divide(12).to(at::kInt);
+  segments.slice(1, 30, 35).fill_(-1);
+  add("DeltaProductWithSegments", 35, 3, true, segments);
+}
+
 void add_depthwise_conv(std::vector<Subject>& subjects) {
   using ops::Padding;
   struct Case {
@@ -341,6 +395,81 @@ void add_streams(std::vector<Subject>& subjects) {
                       .exact_rows = false});
 }
 
+void add_ssd(std::vector<Subject>& subjects) {
+  Tensor packed = at::arange(3 * 150, at::kLong).view({3, 150}).floor_divide(37).to(at::kInt);
+  packed.slice(1, 130, 150).fill_(-1);
+  struct Case {
+    std::string name;
+    int64_t T, H, P, N, G, chunk;
+    bool reverse = false;
+    Tensor segments = {};
+  };
+  const auto rows_of = [](const Tensor& segments, int64_t begin, int64_t end) {
+    return segments.defined() ? segments.slice(0, begin, end) : segments;
+  };
+  for (const Case& c :
+       std::initializer_list<Case>{{"Ssd", 150, 4, 16, 8, 1, 64},
+                                   {"SsdReverse", 150, 4, 16, 8, 2, 64, true},
+                                   {"SsdOddWidths", 37, 3, 5, 7, 3, 16},
+                                   {"SsdOfOneToken", 1, 2, 8, 4, 1, 64},
+                                   {"SsdPacked", 150, 2, 8, 4, 1, 32, false, packed},
+                                   {"SsdPackedReverse", 150, 2, 8, 4, 1, 32, true, packed}}) {
+    // y and the last state side by side: both are differentiable.
+    const auto call = [c](const auto& op, const Inputs& in, const Tensor& segments) {
+      const auto r = op(in[0], in[1] * in[1], -(in[2] * in[2]), in[3], in[4], segments, in[5],
+                        ops::SsdOptions{.reverse = c.reverse, .chunk = c.chunk});
+      return at::cat({r.y.flatten(1), r.state.flatten(1).to(r.y.scalar_type())}, 1);
+    };
+    subjects.push_back(
+        {.name = c.name,
+         .inputs = {{{3, c.T, c.H, c.P}},
+                    {{3, c.T, c.H}, true, true},
+                    {{c.H}, false, true},
+                    {{3, c.T, c.G, c.N}},
+                    {{3, c.T, c.G, c.N}},
+                    {{3, c.H, c.P, c.N}, true, true}},
+         .fast = [=](const Inputs& in) { return call(ops::ssd, in, c.segments); },
+         .composite = [=](const Inputs& in) { return call(ops::ssd_composite, in, c.segments); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return call(ops::ssd, in, rows_of(c.segments, begin, end));
+             },
+         .fp32_bound = 1e-5});
+  }
+  for (const Case& c :
+       std::initializer_list<Case>{{"Quasiseparable", 150, 4, 16, 8, 1, 64},
+                                   {"QuasiseparableWithGroups", 70, 4, 5, 7, 2, 16},
+                                   {"QuasiseparableManyHeads", 20, 12, 64, 8, 1, 64},
+                                   {"QuasiseparableOfOneToken", 1, 2, 8, 4, 1, 64},
+                                   {"QuasiseparablePacked", 150, 2, 8, 4, 1, 32, false, packed}}) {
+    const auto call = [c](const auto& op, const Inputs& in, const Tensor& segments) {
+      return op(in[0], -(in[1] * in[1]), ops::ScanInputs{in[2] * in[2], in[3], in[4]},
+                ops::ScanInputs{in[5] * in[5], in[6], in[7]}, in[8], segments, in[9], c.chunk);
+    };
+    const InputSpec x{{3, c.T, c.H, c.P}}, step{{3, c.T, c.H}, true, true}, key{{3, c.T, c.G, c.N}};
+    subjects.push_back(
+        {.name = c.name,
+         .inputs = {x,
+                    {{c.H}, false, true},
+                    step,
+                    key,
+                    key,
+                    step,
+                    key,
+                    key,
+                    step,
+                    {{c.H, c.P, c.N}, false, true}},
+         .fast = [=](const Inputs& in) { return call(ops::quasiseparable, in, c.segments); },
+         .composite =
+             [=](const Inputs& in) { return call(ops::quasiseparable_composite, in, c.segments); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return call(ops::quasiseparable, in, rows_of(c.segments, begin, end));
+             },
+         .fp32_bound = 1e-5});
+  }
+}
+
 }  // namespace op_subjects_detail
 
 std::vector<Subject> all_subjects() {
@@ -354,8 +483,10 @@ std::vector<Subject> all_subjects() {
   add_attention(subjects);
   add_gla(subjects);
   add_linear(subjects);
+  add_delta_product(subjects);
   add_depthwise_conv(subjects);
   add_streams(subjects);
+  add_ssd(subjects);
   return subjects;
 }
 
