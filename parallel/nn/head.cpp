@@ -13,8 +13,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.h"
+#include "core/ops/activation.h"
 #include "core/ops/linear.h"
 #include "core/ops/streams.h"
 #include "core/text.h"
@@ -66,33 +68,36 @@ Tensor correct_predictions(const Tensor& logits, const ChunkSums& sums, const Te
   return at::logical_and(best.eq(targets), targets.ne(kIgnoreLabel)).sum();
 }
 
-// x [N, D], weight [V here, D] -> [2]. The gradient for an upstream factor of 1 is formed chunk by
-// chunk while the chunk's logits are in memory; backward only scales it.
+// x [N, D], weight [V here, D], bias [V here] or none -> [2]. The gradient for an upstream factor
+// of 1 is formed chunk by chunk while the chunk's logits are in memory; backward only scales it.
 struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
-                        const Tensor& targets, const c10::intrusive_ptr<Setting>& setting,
-                        bool need_gradient) {
+                        const std::optional<Tensor>& bias, const Tensor& targets,
+                        const c10::intrusive_ptr<Setting>& setting, bool need_gradient) {
     const Setting& s = *setting;
     const at::ScalarType wide = accumulate_dtype(x.scalar_type());
     const Tensor w = weight.to(x.scalar_type());
     const int64_t tokens = x.size(0), chunk = std::max<int64_t>(1, s.options.chunk_tokens);
     Tensor loss = at::zeros({}, x.options().dtype(wide)),
            correct = at::zeros({}, x.options().dtype(wide));
-    Tensor dx, dw;
+    Tensor dx, dw, db;
     if (need_gradient) {
       dx = at::empty_like(x);
       dw = at::zeros(weight.sizes(), x.options().dtype(wide));
+      if (bias) db = at::zeros(bias->sizes(), dw.options());
     }
     for (int64_t begin = 0; begin < tokens; begin += chunk) {
       const int64_t n = std::min(chunk, tokens - begin);
       Tensor x_c = x.narrow(0, begin, n), t_c = targets.narrow(0, begin, n);
       Tensor logits = at::mm(x_c, w.t());
+      if (bias) logits.add_(bias->to(logits.scalar_type()));
       ChunkSums sums = reduce_chunk(logits, t_c, s);
       loss += ops::token_losses(sums.sums_3N, sums.max_N, t_c, s.vocabulary, s.options.loss).sum();
       if (need_gradient) {
         ops::cross_entropy_backward_(logits, sums.sums_3N, sums.max_N, t_c, s.columns.begin,
                                      s.vocabulary, s.options.loss);
         dx.narrow(0, begin, n).copy_(at::mm(logits, w));
+        if (bias) db.add_(logits.to(wide).sum(0));
         if (wide == x.scalar_type()) {
           dw.addmm_(logits.t(), x_c);
         } else {
@@ -102,15 +107,20 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
         correct += correct_predictions(logits, sums, t_c, s);
       }
     }
-    if (need_gradient) ctx->save_for_backward({dx, dw.to(weight.scalar_type())});
+    if (need_gradient) {
+      ctx->save_for_backward(
+          {dx, dw.to(weight.scalar_type()), bias ? db.to(bias->scalar_type()) : Tensor()});
+    }
     return at::stack({loss, correct});
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
     const Tensor scale = grads[0].select(0, 0);
-    return {saved[0] * scale.to(saved[0].scalar_type()),
-            saved[1] * scale.to(saved[1].scalar_type()), Tensor(), Tensor(), Tensor()};
+    const auto scaled = [&](const Tensor& g) {
+      return g.defined() ? g * scale.to(g.scalar_type()) : g;
+    };
+    return {scaled(saved[0]), scaled(saved[1]), scaled(saved[2]), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -123,9 +133,19 @@ HeadLayer::HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options,
     rms_ = rms_norm(options_.norm_name, width, options_.norm_eps);
   if (options_.norm == HeadOptions::Norm::Layer)
     layer_ = layer_norm(options_.norm_name, width, options_.norm_eps, options_.norm_bias);
+  if (!options_.transform_name.empty()) {
+    dense_ = linear(options_.transform_name + ".dense", width, width, replicated(),
+                    {.bias = true, .init_std = options_.init_std});
+    transform_norm_ =
+        layer_norm(options_.transform_name + ".LayerNorm", width, options_.transform_eps);
+  }
   weight_ = param(options_.weight_name, {vocabulary, width},
                   split_vocabulary(layout.vocabulary_unit()), Init::normal(options_.init_std),
                   {.kind = options_.tied ? ParamKind::Embedding : ParamKind::Head});
+  if (!options_.bias_name.empty()) {
+    bias_ = param(options_.bias_name, {vocabulary}, split_vocabulary(layout.vocabulary_unit()),
+                  Init::zeros(), {.fp32 = true, .weight_decay = false});
+  }
 }
 
 Tensor HeadLayer::norm(const Tensor& x) const {
@@ -140,7 +160,7 @@ Tensor HeadLayer::norm(const Tensor& x) const {
   return x;
 }
 
-Tensor HeadLayer::normalise(const Tensor& x) const {
+Tensor HeadLayer::reduced(const Tensor& x) const {
   const int64_t n = options_.reduce.streams;
   if (n == 1) return norm(x);
   const Tensor streams = x.size(-1) == width_ ? ops::expand_streams(x, n) : x;  // no block before
@@ -155,13 +175,25 @@ Tensor HeadLayer::normalise(const Tensor& x) const {
   return norm(mean ? sum / static_cast<double>(n) : sum);
 }
 
+Tensor HeadLayer::normalise(const Tensor& x) const {
+  const Tensor y = reduced(x);
+  if (options_.transform_name.empty()) return y;
+  return transform_norm_(ops::activation(dense_(y), options_.transform_activation));
+}
+
 Tensor HeadLayer::forward(const Tensor& x, const Batch& batch) {
   STRATA_CHECK(batch.labels.defined(), "the head needs labels");
   const Tensor entered = region_enter(normalise(x), layout());
   const bool need_gradient =
       at::GradMode::is_enabled() && (entered.requires_grad() || weight_.requires_grad());
+  Tensor x_ND = entered.reshape({-1, entered.size(-1)}), labels_N = batch.labels.reshape({-1});
+  if (options_.labelled_only) {
+    const Tensor labelled = labels_N.ne(kIgnoreLabel).nonzero().squeeze(1);
+    x_ND = x_ND.index_select(0, labelled);
+    labels_N = labels_N.index_select(0, labelled);
+  }
   return head_detail::ChunkedLoss::apply(
-      entered.reshape({-1, entered.size(-1)}), weight_, batch.labels.reshape({-1}),
+      x_ND, weight_, bias_.defined() ? std::optional<Tensor>(bias_) : std::nullopt, labels_N,
       c10::make_intrusive<head_detail::Setting>(layout(), options_, vocabulary_), need_gradient);
 }
 
@@ -169,7 +201,7 @@ Tensor HeadLayer::logits(const Tensor& x) {
   at::NoGradGuard no_grad;
   const Tensor h = region_enter(normalise(x), layout());
   const at::ScalarType wide = accumulate_dtype(h.scalar_type());
-  Tensor local = ops::linear(h, weight_, Tensor()).to(wide);
+  Tensor local = ops::linear(h, weight_, bias_).to(wide);
   const int count = layout().tp_size();
   if (count == 1) return local;
   // Parts are ragged: gather equal blocks with the vocabulary first, then cut.
