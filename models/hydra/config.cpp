@@ -75,6 +75,9 @@ void HydraConfig::visit(ConfigVisitor& v) {
   if (pad_token_id >= vocab_size) {
     v.problem("pad_token_id", cat(pad_token_id), cat("-1..", vocab_size - 1));
   }
+  if (parts.linears.structured()) {
+    v.problem("linear", parts.linears.kind, "dense", " (the files hold in_proj in one piece)");
+  }
   if (parts.residual.kind != "plain") {
     v.problem("residual", parts.residual.kind, "plain",
               " (hydra's blocks have one sub-layer, normalised after the sum)");
