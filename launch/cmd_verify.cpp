@@ -205,8 +205,15 @@ class Verification {
         report_.fail("grad." + foreign.name, "computed, but not in expected.safetensors");
         continue;
       }
-      report_.compare("grad." + foreign.name, foreign.transposed ? gradient.t() : gradient,
-                      expected->second, floor);
+      const Range& rows = foreign.rows;
+      const bool inside = !foreign.part() || rows.end <= expected->second.size(0);
+      report_.compare(foreign.part()
+                          ? cat("grad.", foreign.name, "[", rows.begin, ":", rows.end, "]")
+                          : "grad." + foreign.name,
+                      foreign.transposed ? gradient.t() : gradient,
+                      foreign.part() && inside ? expected->second.narrow(0, rows.begin, rows.size())
+                                               : expected->second,
+                      floor);
     }
     for (const auto& [name, gradient] : case_.gradients) {
       if (seen.count(name) == 0)

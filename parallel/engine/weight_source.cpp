@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <set>
 
 #include "core/error.h"
@@ -30,13 +31,32 @@ Tensor narrow_to(Tensor t, const Box& box) {
   return t;
 }
 
+// Rows of the foreign tensor `name` as its parts give them; 0 where they leave gaps or overlap.
+int64_t rows_of_parts(const std::vector<ParamMeta>& metas, const ModelSpec& spec,
+                      const std::string& name) {
+  std::vector<Range> parts;
+  for (const ParamMeta& meta : metas) {
+    const ForeignTensor foreign = spec.foreign(meta.name);
+    if (foreign.name == name) parts.push_back(foreign.rows);
+  }
+  std::sort(parts.begin(), parts.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  int64_t end = 0;
+  for (const Range& part : parts) {
+    if (part.begin != end) return 0;
+    end = part.end;
+  }
+  return end;
+}
+
 class SafetensorsWeights final : public WeightSource {
  public:
   SafetensorsWeights(const std::string& path, const ModelSpec& spec)
       : path_(path), reader_(path), spec_(spec) {
     std::vector<std::string> problems;
     std::set<std::string> wanted;
-    for (const ParamMeta& meta : parameter_metas(spec)) {
+    const std::vector<ParamMeta> metas = parameter_metas(spec);
+    for (const ParamMeta& meta : metas) {
       const ForeignTensor foreign = name_in_file(meta.name);
       wanted.insert(foreign.name);
       if (!reader_.contains(foreign.name)) {
@@ -46,10 +66,14 @@ class SafetensorsWeights final : public WeightSource {
       }
       Shape shape = reader_.entry(foreign.name).shape;
       if (foreign.transposed) std::swap(shape.at(0), shape.at(1));
-      if (shape != meta.logical) {
+      Shape whole = meta.logical;
+      if (foreign.part()) {
+        whole[0] = rows_of_parts(metas, spec, foreign.name);
+      }
+      if (shape != whole) {
         problems.push_back(cat("shape       ", foreign.name, ": file has ",
                                shape_text(reader_.entry(foreign.name).shape), ", model wants ",
-                               shape_text(meta.logical), foreign.transposed ? " transposed" : ""));
+                               shape_text(whole), foreign.transposed ? " transposed" : ""));
       }
     }
     for (const std::string& name : reader_.names()) {
@@ -67,7 +91,8 @@ class SafetensorsWeights final : public WeightSource {
     if (foreign.transposed)
       return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
     if (box.offset.empty()) return reader_.read(foreign.name).to(dtype);
-    Tensor rows = reader_.read_rows(foreign.name, box.offset[0], box.offset[0] + box.extent[0]);
+    const int64_t first = foreign.rows.begin + box.offset[0];
+    Tensor rows = reader_.read_rows(foreign.name, first, first + box.extent[0]);
     Box inner = box;
     inner.offset[0] = 0;
     return narrow_to(rows, inner).to(dtype).contiguous();

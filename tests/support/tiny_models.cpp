@@ -112,6 +112,19 @@ const std::vector<TinyModel>& tiny_models() {
       "max_position_embeddings": 64, "residual": "hc", "residual_streams": 4, "residual_init_std": 0.1,
       "residual_reduce": "mean_then_norm"})",
          plain});
+    out.push_back(
+        {"hydra",
+         R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 61, "hidden_size": 32,
+      "num_hidden_layers": 2, "headdim": 8, "d_state": 6, "d_conv": 5, "chunk_size": 8, "hidden_dropout_prob": 0.1,
+      "initializer_range": 0.2, "use_position_embeddings": true, "max_position_embeddings": 64, "mask_pad": true})",
+         smooth});
+    out.push_back(
+        {"hydra_groups",
+         R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 48, "hidden_size": 32,
+      "num_hidden_layers": 2, "headdim": 8, "d_state": 5, "d_conv": 3, "ngroups": 2, "norm_groups": 2, "bias": true,
+      "conv_bias": false, "dt_limit": [0.002, 0.09], "is_prenorm": true, "hidden_dropout_prob": 0, "initializer_range": 0.2,
+      "pad_token_id": -1, "mask_pad": true})",
+         plain});
     return out;
   }();
   return models;
