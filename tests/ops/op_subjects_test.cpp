@@ -13,7 +13,9 @@
 #include "core/batch.h"
 #include "core/ops/activation.h"
 #include "core/ops/attention.h"
+#include "core/ops/delta_product.h"
 #include "core/ops/dropout.h"
+#include "core/ops/l2_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/ops/rope.h"
@@ -206,6 +208,56 @@ void add_linear(std::vector<Subject>& subjects) {
        .composite = [](const Inputs& in) { return in[0] * 2.0; }});
 }
 
+void add_delta_product(std::vector<Subject>& subjects) {
+  for (const int64_t K : {1, 12, 64}) {
+    subjects.push_back(
+        {.name = cat("L2Normalise", K),
+         .inputs = {{{11, 3, K}}},
+         .fast = [](const Inputs& in) { return ops::l2_normalise(in[0], 0.3); },
+         .composite = [](const Inputs& in) { return ops::l2_normalise_composite(in[0], 0.3); },
+         // One feature: the gradient is what eps leaves of two equal numbers.
+         .fp32_bound = K == 1 ? 1e-1 : 2e-6});
+  }
+  const auto add = [&](const std::string& name, int64_t T, int64_t n, bool gated,
+                       const Tensor& segments) {
+    // Raw inputs become unit keys, gates <= 0 and betas in (0, 2).
+    const auto with = [=](ops::DeltaProductResult (*form)(const ops::DeltaProductInputs&),
+                          const Inputs& in, const Tensor& rows) {
+      ops::DeltaProductInputs x;
+      x.q_BTHK = in[0];
+      x.k_BMHK = ops::l2_normalise_composite(in[1]);
+      x.v_BMHV = in[2];
+      x.beta_BMH = in[3].sigmoid() * 2.0;
+      if (gated) x.gate_BTH = in[4].sigmoid() * -1.0;
+      x.segments_BT = rows;
+      return form(x).o_BTHV;
+    };
+    std::vector<InputSpec> inputs = {{{3, T, 2, 12}},
+                                     {{3, T * n, 2, 12}},
+                                     {{3, T * n, 2, 10}},
+                                     {.shape = {3, T * n, 2}, .accumulate = true}};
+    if (gated) inputs.push_back({.shape = {3, T, 2}, .accumulate = true});
+    subjects.push_back(
+        {.name = name,
+         .inputs = inputs,
+         .fast = [=](const Inputs& in) { return with(ops::delta_product, in, segments); },
+         .composite =
+             [=](const Inputs& in) { return with(ops::delta_product_composite, in, segments); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return with(ops::delta_product, in,
+                           segments.defined() ? segments.slice(0, begin, end) : segments);
+             },
+         .fp32_bound = 4e-6});
+  };
+  add("DeltaProduct", 40, 2, true, {});
+  add("DeltaProductOfOneToken", 1, 3, true, {});
+  add("DeltaProductWithoutGates", 75, 1, false, {});
+  Tensor segments = at::arange(3 * 35, at::kLong).view({3, 35}).floor_divide(12).to(at::kInt);
+  segments.slice(1, 30, 35).fill_(-1);
+  add("DeltaProductWithSegments", 35, 3, true, segments);
+}
+
 }  // namespace op_subjects_detail
 
 std::vector<Subject> all_subjects() {
@@ -217,6 +269,7 @@ std::vector<Subject> all_subjects() {
   add_dropout(subjects);
   add_attention(subjects);
   add_linear(subjects);
+  add_delta_product(subjects);
   return subjects;
 }
 
