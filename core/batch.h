@@ -7,6 +7,8 @@
 
 namespace strata {
 
+class GenerationCache;
+
 inline constexpr int64_t kIgnoreLabel = -100;  // the only ignored label
 
 struct Batch {
@@ -19,6 +21,9 @@ struct Batch {
   int64_t step = 0;  // optimizer step, for dropout keys
   int64_t first_row = 0;  // number of row 0 within the step's global batch, for dropout keys
   bool training = false;  // dropout is active
+  // Set while a text is continued: the batch holds the tokens that follow those it remembers, and
+  // all ranks hold all rows. Such batches are not packed (no segments).
+  GenerationCache* cache = nullptr;
 
   int64_t rows() const { return tokens.defined() ? tokens.size(0) : 0; }
   int64_t length() const { return tokens.defined() ? tokens.size(1) : 0; }

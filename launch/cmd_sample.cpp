@@ -79,7 +79,7 @@ int cmd_sample(const Arguments& arguments) {
   Runtime runtime({config.runtime, config.comm, config.log, {}});
   ModelSession session(config, runtime);
   return runtime.guard([&] {
-    session.load();
+    session.load(config.model->generates_from_cache());
     const Tokenizer& tokenizer = session.tokenizer();
     const SampleSection& s = config.sample;
     const SamplingOptions options{s.temperature, s.top_k, s.top_p, static_cast<uint64_t>(s.seed)};

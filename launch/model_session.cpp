@@ -23,15 +23,18 @@ ModelSession::ModelSession(const RunConfig& config, Runtime& runtime)
     : config_(config), runtime_(runtime) {}
 ModelSession::~ModelSession() = default;
 
-void ModelSession::load() {
+void ModelSession::load(bool token_by_token) {
   Facts facts = binary_facts();
   for (auto& fact : config_facts(config_.ini)) facts.push_back(std::move(fact));
   for (auto& fact : plan_facts(config_.plan)) facts.push_back(std::move(fact));
   check_same_everywhere(runtime_.job(), facts);
-  const Plan plan = same_everywhere([&] {
+  Plan plan = same_everywhere([&] {
     return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch,
                          config_.data.sequence_length);
   });
+  for (LayerStrategy& layer : plan.layers) {
+    if (token_by_token) layer.sequence_parallel = false;
+  }
   RunCheckpoints checkpoints(config_, runtime_);
   const std::filesystem::path directory = checkpoints.find();
   if (directory.empty() && config_.ckpt.init.empty()) {

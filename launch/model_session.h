@@ -21,7 +21,8 @@ class ModelSession {
   ~ModelSession();
 
   // Collective. Builds the model and loads the checkpoint. Throws AgreedError when there is none.
-  void load();
+  // token_by_token: without sequence parallelism, which cannot cut single tokens.
+  void load(bool token_by_token = false);
 
   ParallelManager& model() { return *model_; }
   int64_t step() const { return step_; }  // of the checkpoint; 0 for ckpt.init

@@ -1,5 +1,6 @@
 #include "launch/sampler.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -9,6 +10,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/generation_cache.h"
 #include "core/rng.h"
 #include "core/text.h"
 
@@ -49,6 +51,58 @@ int64_t widest_tp(const Plan& plan) {
   for (const LayerStrategy& layer : plan.layers) tp = std::max(tp, layer.tp);
   return tp;
 }
+
+bool cuts_tokens(const Plan& plan) {
+  for (const LayerStrategy& layer : plan.layers) {
+    if (layer.sequence_parallel && layer.tp > 1) return true;
+  }
+  return false;
+}
+
+// A text that grows, and what the model says comes next. Where the family remembers, only new
+// tokens are run; otherwise, and once the text is longer than the model's positions, the last
+// `context` tokens are run anew each time.
+class Text {
+ public:
+  Text(ParallelManager& model, std::vector<int32_t> ids, int64_t context)
+      : model_(model),
+        ids_(std::move(ids)),
+        context_(context),
+        // Single tokens cannot be cut over ranks.
+        remembers_(model.spec().generates_from_cache() && !cuts_tokens(model.plan())),
+        multiple_(cuts_tokens(model.plan()) ? widest_tp(model.plan()) : 1) {}
+
+  Tensor next_logits() {
+    const auto size = static_cast<int64_t>(ids_.size());
+    const int64_t most = model_.spec().max_positions();
+    if (remembers_ && (most == 0 || size <= most)) return run(cache_.tokens, size, &cache_);
+    return run(size - std::min(size, context_), size, nullptr);
+  }
+  void add(int32_t id) { ids_.push_back(id); }
+
+ private:
+  // Logits after the last of the tokens [begin, end).
+  Tensor run(int64_t begin, int64_t end, GenerationCache* cache) {
+    const int64_t used = end - begin, length = (used + multiple_ - 1) / multiple_ * multiple_;
+    Batch batch;
+    batch.tokens = at::zeros({1, length}, at::TensorOptions().dtype(at::kLong));
+    for (int64_t i = 0; i < used; ++i)
+      batch.tokens.data_ptr<int64_t>()[i] = ids_[static_cast<size_t>(begin + i)];
+    batch.positions = default_positions(1, length);
+    if (cache) batch.positions += begin;
+    batch.cache = cache;
+    const Tensor logits = model_.logits(batch);
+    if (cache) cache->tokens = end;
+    return logits.select(0, 0).select(0, used - 1);
+  }
+
+  ParallelManager& model_;
+  std::vector<int32_t> ids_;
+  int64_t context_;
+  bool remembers_;
+  int64_t multiple_;  // sequence-parallel layers cut tokens over tp
+  GenerationCache cache_;
+};
 
 }  // namespace sampler_detail
 
@@ -91,29 +145,19 @@ std::vector<int32_t> generate(ParallelManager& model, std::vector<int32_t> promp
   }
   if (prompt.empty()) throw ConfigError("sample.prompt", "nothing", "at least one token");
   Communicator& job = model.pool().job();
-  std::vector<int32_t> ids = std::move(prompt);
+  sampler_detail::Text text(model, std::move(prompt), context);
   std::vector<int32_t> made;
-  const int64_t multiple =
-      sampler_detail::widest_tp(model.plan());  // sequence-parallel layers cut tokens over tp
   for (int64_t n = 0; n < tokens; ++n) {
-    const int64_t used = std::min(static_cast<int64_t>(ids.size()), context);
-    const int64_t length = (used + multiple - 1) / multiple * multiple;
-    Batch batch;
-    batch.tokens = at::zeros({1, length}, at::TensorOptions().dtype(at::kLong));
-    for (int64_t i = 0; i < used; ++i) {
-      batch.tokens.data_ptr<int64_t>()[i] = ids[ids.size() - static_cast<size_t>(used - i)];
-    }
-    batch.positions = default_positions(1, length);
-    const Tensor logits = model.logits(batch);
+    const Tensor logits_V = text.next_logits();
     std::string chosen(sizeof(int64_t), '\0');
     if (job.rank() == 0) {
-      const int64_t id = choose_token(logits.select(0, 0).select(0, used - 1), options, sample, n);
+      const int64_t id = choose_token(logits_V, options, sample, n);
       std::memcpy(chosen.data(), &id, sizeof id);
     }
     job.broadcast_bytes(chosen, 0);
     int64_t id = 0;
     std::memcpy(&id, chosen.data(), sizeof id);
-    ids.push_back(static_cast<int32_t>(id));
+    text.add(static_cast<int32_t>(id));
     made.push_back(static_cast<int32_t>(id));
     if (each && !each(static_cast<int32_t>(id))) break;
   }

@@ -23,9 +23,11 @@ struct SamplingOptions {
 int64_t choose_token(const Tensor& logits_V, const SamplingOptions& options, int64_t sample,
                      int64_t position);
 
-// Continues `prompt` by `tokens` ids with a sliding window of `context` tokens, recomputed for each
-// token. Collective: every rank passes the same arguments and gets the same result. each(id) is
-// called as soon as an id is known; false ends the text early.
+// Continues `prompt` by `tokens` ids. Families that remember (ModelSpec::generates_from_cache) run
+// each token once, recurrent ones in memory that does not grow; the others, and texts longer than
+// the model's positions, recompute a sliding window of `context` tokens each time. Collective:
+// every rank passes the same arguments and gets the same result. each(id) is called as soon as an
+// id is known; false ends the text early.
 std::vector<int32_t> generate(ParallelManager& model, std::vector<int32_t> prompt, int64_t tokens,
                               int64_t context, const SamplingOptions& options, int64_t sample,
                               const std::function<bool(int32_t)>& each = {});

@@ -13,7 +13,7 @@ namespace attention_detail {
 void check_shapes(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
                   const Tensor& segments_BT, const AttentionDropout& dropout) {
   STRATA_CHECK(q_BTHK.dim() == 4 && k_BTGK.dim() == 4 && v_BTGK.sizes() == k_BTGK.sizes() &&
-                   q_BTHK.size(0) == k_BTGK.size(0) && q_BTHK.size(1) == k_BTGK.size(1) &&
+                   q_BTHK.size(0) == k_BTGK.size(0) && q_BTHK.size(1) <= k_BTGK.size(1) &&
                    q_BTHK.size(3) == k_BTGK.size(3) && k_BTGK.size(2) > 0 &&
                    q_BTHK.size(2) % k_BTGK.size(2) == 0,
                cat("causal_attention: q ", shape_text(q_BTHK.sizes()), ", k ",
@@ -22,6 +22,8 @@ void check_shapes(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BT
   STRATA_CHECK(!segments_BT.defined() || segments_BT.sizes() == q_BTHK.sizes().slice(0, 2),
                cat("causal_attention: segments ", shape_text(segments_BT.sizes()),
                    " are not [B, T] of q ", shape_text(q_BTHK.sizes())));
+  STRATA_CHECK(q_BTHK.size(1) == k_BTGK.size(1) || (!segments_BT.defined() && dropout.prob == 0),
+               "causal_attention: segments or dropout with fewer queries than keys");
   STRATA_CHECK(dropout.prob >= 0 && dropout.prob < 1,
                cat("causal_attention: dropout probability ", dropout.prob));
 }
@@ -44,16 +46,17 @@ Tensor causal_attention(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor
     return causal_attention_composite(q_BTHK, k_BTGK, v_BTGK, segments_BT, scale, dropout);
   }
   check_shapes(q_BTHK, k_BTGK, v_BTGK, segments_BT, dropout);
-  const int64_t T = q_BTHK.size(1), H = q_BTHK.size(2);
+  const int64_t T = q_BTHK.size(1), S = k_BTGK.size(1), H = q_BTHK.size(2);
   const Tensor q = q_BTHK.transpose(1, 2);
   const Tensor k = repeat_heads(k_BTGK, H).transpose(1, 2);
   const Tensor v = repeat_heads(v_BTGK, H).transpose(1, 2);
   std::optional<Tensor> mask;
-  if (segments_BT.defined()) {
-    mask = visible_pairs(segments_BT, T, q.device());
+  if (segments_BT.defined() || (T < S && T > 1)) {
+    mask = visible_pairs(segments_BT, T, S, q.device());
   }
-  const Tensor out = at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0,
-                                                      /*is_causal=*/!mask.has_value(), scale);
+  const bool causal = !mask.has_value() && T == S;  // the last query alone sees everything
+  const Tensor out =
+      at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, causal, scale);
   return out.transpose(1, 2).contiguous();
 }
 

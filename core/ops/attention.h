@@ -24,7 +24,8 @@ struct AttentionDropout {
 };
 
 // segments: [B, T] int32 or undefined; tokens of different segments do not see each other, -1 sees
-// only itself.
+// only itself. The queries may be fewer than the keys (generation): they stand at the last
+// positions then, and neither segments nor dropout are possible.
 Tensor causal_attention(const Tensor& q_BTHK, const Tensor& k_BTGK, const Tensor& v_BTGK,
                         const Tensor& segments_BT, double scale,
                         const AttentionDropout& dropout = {});

@@ -15,9 +15,9 @@ namespace strata::ops {
 
 namespace attention_detail {
 
-Tensor visible_pairs(const Tensor& segments_BT, int64_t T, at::Device device) {
-  const Tensor time = at::arange(T, at::TensorOptions().dtype(at::kLong).device(device));
-  const Tensor causal = time.unsqueeze(1) >= time.unsqueeze(0);
+Tensor visible_pairs(const Tensor& segments_BT, int64_t T, int64_t S, at::Device device) {
+  const Tensor time = at::arange(S, at::TensorOptions().dtype(at::kLong).device(device));
+  const Tensor causal = time.narrow(0, S - T, T).unsqueeze(1) >= time.unsqueeze(0);
   if (!segments_BT.defined()) {
     return causal.unsqueeze(0).unsqueeze(0);
   }
@@ -66,7 +66,7 @@ Tensor causal_attention_composite(const Tensor& q_BTHK, const Tensor& k_BTGK, co
   const Tensor q = q_BTHK.to(acc).transpose(1, 2);
   const Tensor k = repeat_heads(k_BTGK, H).to(acc).transpose(1, 2);
   const Tensor v = repeat_heads(v_BTGK, H).to(acc).transpose(1, 2);
-  const Tensor hidden = visible_pairs(segments_BT, T, q.device()).logical_not();
+  const Tensor hidden = visible_pairs(segments_BT, T, k_BTGK.size(1), q.device()).logical_not();
   const Tensor scores = at::matmul(q, k.transpose(2, 3)) * scale;
   Tensor weights = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()).softmax(-1);
   if (dropout.prob > 0) {

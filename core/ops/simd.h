@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #pragma GCC diagnostic ignored \
     "-Wpsabi"  // every function below that takes or returns registers is inlined
@@ -42,6 +43,23 @@ template <class To, class From>
 template <class V>
 [[gnu::always_inline]] inline V broadcast(Scalar<V> value) {
   return value - V{};
+}
+
+// The value at p in every lane. The compiler would build wide registers from a scalar lane by lane.
+template <class V>
+[[gnu::always_inline]] inline V broadcast_at(const Scalar<V>* p) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) >= 32) {
+    V v;
+    if constexpr (sizeof(Scalar<V>) == 4) {
+      asm("vbroadcastss %1, %0" : "=v"(v) : "m"(*p));
+    } else {
+      asm("vbroadcastsd %1, %0" : "=v"(v) : "m"(*p));
+    }
+    return v;
+  }
+#endif
+  return broadcast<V>(*p);
 }
 
 template <class V, class S>
@@ -125,6 +143,33 @@ template <class V>
     __builtin_memcpy(halves, &v, sizeof(v));
     return max_of(max(halves[0], halves[1]));
   }
+}
+
+// a0 b0 a1 b1 ... of the lower and of the upper halves.
+template <class V, size_t... I>
+[[gnu::always_inline]] inline V interleave_halves(const V& a, const V& b, bool upper,
+                                                  std::index_sequence<I...>) {
+  constexpr size_t N = sizeof...(I);
+  return upper ? __builtin_shufflevector(a, b, static_cast<int>(N / 2 + I / 2 + I % 2 * N)...)
+               : __builtin_shufflevector(a, b, static_cast<int>(I / 2 + I % 2 * N)...);
+}
+template <class V>
+[[gnu::always_inline]] inline V interleave(const V& a, const V& b, bool upper) {
+  return interleave_halves(a, b, upper, std::make_index_sequence<static_cast<size_t>(kLanes<V>)>{});
+}
+
+// Lane i of the result is the sum over the lanes of rows[i]; destroys rows.
+template <class V>
+[[gnu::always_inline]] inline V sums_of(V (&rows)[kLanes<V>]) {
+#pragma GCC unroll 4
+  for (int half = kLanes<V> / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) {
+      rows[i] =
+          interleave(rows[i], rows[i + half], false) + interleave(rows[i], rows[i + half], true);
+    }
+  }
+  return rows[0];
 }
 
 // Where a register's worth of a row stands: all lanes, or only the first `lanes`, the row's end.

@@ -1,7 +1,5 @@
 #include "models/gpt2/block.h"
 
-#include <ATen/TensorOperators.h>
-
 #include <cmath>
 
 #include "core/ops/activation.h"
@@ -26,26 +24,30 @@ Gpt2Attention::Gpt2Attention(const Gpt2Config& c, int block, const ParallelLayou
   scale_ = c.scale_attn_weights ? 1.0 / std::sqrt(static_cast<double>(K)) : 1.0;
   if (c.scale_attn_by_inverse_layer_idx) scale_ /= block + 1;
   qkv_ = linear("c_attn", C, 3 * C, split_out(K, {C, C, C}),
-                {.bias = true, .init_std = c.initializer_range, .view = MatrixView::Segments});
-  out_ = linear("c_proj", C, C, split_in(K), gpt2_detail::projection(c));
+                c.parts.linear(
+                    "attn.c_attn",
+                    {.bias = true, .init_std = c.initializer_range, .view = MatrixView::Segments}));
+  out_ = linear("c_proj", C, C, split_in(K),
+                c.parts.linear("attn.c_proj", gpt2_detail::projection(c)));
 }
 
 Tensor Gpt2Attention::forward(const Tensor& x_BTC, const Batch& batch) {
   const int64_t K = c_.n_embd / c_.n_head;
   auto qkv = qkv_(x_BTC).chunk(3, -1);
   auto q_BTHK = ops::split_heads(qkv[0], K);
-  auto k_BTHK = ops::split_heads(qkv[1], K);
-  auto v_BTHK = ops::split_heads(qkv[2], K);
+  auto k_BSHK = extend(batch, "k", ops::split_heads(qkv[1], K));
+  auto v_BSHK = extend(batch, "v", ops::split_heads(qkv[2], K));
   const auto dropout = attention_dropout(c_.attn_pdrop, q_BTHK.size(2), c_.n_head, batch);
   return out_(ops::merge_heads(
-      ops::causal_attention(q_BTHK, k_BTHK, v_BTHK, batch.segments, scale_, dropout)));
+      ops::causal_attention(q_BTHK, k_BSHK, v_BSHK, batch.segments, scale_, dropout)));
 }
 
 Gpt2Mlp::Gpt2Mlp(const Gpt2Config& c, const ParallelLayout& layout)
     : Region(layout), activation_(c.activation_function) {
   up_ = linear("c_fc", c.n_embd, c.inner(), split_out(),
-               {.bias = true, .init_std = c.initializer_range});
-  down_ = linear("c_proj", c.inner(), c.n_embd, split_in(), gpt2_detail::projection(c));
+               c.parts.linear("mlp.c_fc", {.bias = true, .init_std = c.initializer_range}));
+  down_ = linear("c_proj", c.inner(), c.n_embd, split_in(),
+                 c.parts.linear("mlp.c_proj", gpt2_detail::projection(c)));
 }
 
 Tensor Gpt2Mlp::forward(const Tensor& x_BTC, const Batch&) {
@@ -58,12 +60,17 @@ Gpt2Block::Gpt2Block(const Gpt2Config& c, int block, const ParallelLayout& layou
   attn_ = add<Gpt2Attention>("attn", c, block, layout);
   mlp_norm_ = layer_norm("ln_2", c.n_embd, c.layer_norm_epsilon);
   mlp_ = add<Gpt2Mlp>("mlp", c, layout);
+  attn_residual_ = add<Residual>("hc_attn", c.parts.residual, c.n_embd, 2 * block, layout);
+  mlp_residual_ = add<Residual>("hc_mlp", c.parts.residual, c.n_embd, 2 * block + 1, layout);
 }
 
 Tensor Gpt2Block::forward(const Tensor& x_BTC, const Batch& batch) {
-  auto h_BTC = x_BTC + dropout("attn.resid_dropout", (*attn_)(attn_norm_(x_BTC), batch),
-                               resid_pdrop_, batch);
-  return h_BTC + dropout("mlp.dropout", (*mlp_)(mlp_norm_(h_BTC), batch), resid_pdrop_, batch);
+  auto h_BTC = (*attn_residual_)(x_BTC, [&](const Tensor& u_BTC) {
+    return dropout("attn.resid_dropout", (*attn_)(attn_norm_(u_BTC), batch), resid_pdrop_, batch);
+  });
+  return (*mlp_residual_)(h_BTC, [&](const Tensor& u_BTC) {
+    return dropout("mlp.dropout", (*mlp_)(mlp_norm_(u_BTC), batch), resid_pdrop_, batch);
+  });
 }
 
 }  // namespace strata

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "models/gpt2/config.h"
+#include "models/parts/residual.h"
 #include "parallel/nn/module.h"
 
 namespace strata {
@@ -41,6 +42,7 @@ class Gpt2Block final : public Layer {
   LayerNorm attn_norm_, mlp_norm_;
   std::shared_ptr<Gpt2Attention> attn_;
   std::shared_ptr<Gpt2Mlp> mlp_;
+  std::shared_ptr<Residual> attn_residual_, mlp_residual_;
 };
 
 }  // namespace strata

@@ -27,6 +27,7 @@ void Gpt2Config::visit(ConfigVisitor& v) {
   v.field("scale_attn_by_inverse_layer_idx", scale_attn_by_inverse_layer_idx,
           "scores are divided by block number + 1 too");
   v.field("tie_word_embeddings", tie_word_embeddings, "the head shares the embedding's weight");
+  parts.visit(v);
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "pad_token_id", "reorder_and_upcast_attn",

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "models/parts/block_parts.h"
+
 namespace strata {
 
 class ConfigVisitor;
@@ -22,6 +24,7 @@ struct Gpt2Config {
   bool scale_attn_weights = true;
   bool scale_attn_by_inverse_layer_idx = false;
   bool tie_word_embeddings = true;
+  BlockParts parts;
 
   int64_t inner() const { return n_inner.value_or(4 * n_embd); }
   void visit(ConfigVisitor& v);

@@ -4,69 +4,49 @@
 
 #include "core/text.h"
 #include "models/gpt2/block.h"
-#include "parallel/nn/embedding.h"
-#include "parallel/nn/head.h"
+#include "models/parts/decoder_spec.h"
 
 namespace strata {
 namespace gpt2_detail {
 
-class Gpt2Spec final : public ModelSpec {
+DecoderShape shape_of(const Gpt2Config& c) {
+  DecoderShape shape;
+  shape.family = "gpt2";
+  shape.vocabulary = c.vocab_size;
+  shape.width = c.n_embd;
+  shape.blocks = c.n_layer;
+  shape.max_positions = c.n_positions;
+  shape.tied = c.tie_word_embeddings;
+  shape.embedding_layer = "transformer.wte";
+  shape.embedding_prefix = "transformer.";
+  shape.block_layer = "transformer.h.";
+  shape.embedding.weight_name = "wte.weight";
+  shape.embedding.init_std = c.initializer_range;
+  shape.embedding.positions = c.n_positions;
+  shape.embedding.position_name = "wpe.weight";
+  shape.embedding.position_init_std = c.initializer_range;
+  shape.embedding.dropout = c.embd_pdrop;
+  shape.head.norm = HeadOptions::Norm::Layer;
+  shape.head.norm_name = "transformer.ln_f";
+  shape.head.norm_eps = c.layer_norm_epsilon;
+  shape.head.init_std = c.initializer_range;
+  return shape;
+}
+
+class Gpt2Spec final : public DecoderSpec {
  public:
-  Gpt2Spec(Gpt2Config config, ModelOptions options)
-      : c_(std::move(config)), options_(std::move(options)) {}
+  Gpt2Spec(const Gpt2Config& config, const ModelOptions& options)
+      : DecoderSpec(shape_of(config), config.parts.residual, options), c_(config) {}
 
-  std::string family() const override { return "gpt2"; }
-  int layer_count() const override { return static_cast<int>(c_.n_layer) + 2; }
-  std::string layer_name(int layer) const override {
-    if (layer == 0) return "transformer.wte";
-    return layer == layer_count() - 1 ? "lm_head" : cat("transformer.h.", layer - 1);
-  }
-  std::string parameter_prefix(int layer) const override {
-    if (layer == 0) return "transformer.";
-    return layer == layer_count() - 1 ? "" : layer_name(layer) + ".";
-  }
-  std::string cost_class(int layer) const override {
-    return layer == 0 ? "embedding" : layer == layer_count() - 1 ? "head" : "block";
-  }
-  int64_t vocabulary() const override { return c_.vocab_size; }
-  int64_t max_positions() const override { return c_.n_positions; }
+  bool generates_from_cache() const override { return true; }
 
-  std::shared_ptr<Layer> make_layer(int layer, const ParallelLayout& layout) const override {
-    if (layer == 0) {
-      EmbeddingOptions options;
-      options.weight_name = "wte.weight";
-      options.init_std = c_.initializer_range;
-      options.positions = c_.n_positions;
-      options.position_name = "wpe.weight";
-      options.position_init_std = c_.initializer_range;
-      options.dropout = c_.embd_pdrop;
-      return std::make_shared<EmbeddingLayer>(c_.vocab_size, c_.n_embd, options, layout);
-    }
-    if (layer < layer_count() - 1) return std::make_shared<Gpt2Block>(c_, layer - 1, layout);
-    HeadOptions head;
-    head.norm = HeadOptions::Norm::Layer;
-    head.norm_name = "transformer.ln_f";
-    head.norm_eps = c_.layer_norm_epsilon;
-    head.init_std = c_.initializer_range;
-    head.loss = options_.loss;
-    head.chunk_tokens = options_.head_chunk_tokens;
-    head.tied = c_.tie_word_embeddings;
-    if (head.tied) head.weight_name = "transformer.wte.weight";
-    return std::make_shared<HeadLayer>(c_.n_embd, c_.vocab_size, head, layout);
+  std::shared_ptr<Layer> make_block(int block, const ParallelLayout& layout) const override {
+    return std::make_shared<Gpt2Block>(c_, block, layout);
   }
 
-  Shape boundary(int, int64_t rows, int64_t time) const override { return {rows, time, c_.n_embd}; }
-
-  double flops_per_token(int layer, int64_t time) const override {
+  double block_flops_per_token(int, int64_t time) const override {
     const double C = static_cast<double>(c_.n_embd);
-    if (layer == 0) return 0;
-    if (layer == layer_count() - 1) return 2 * C * static_cast<double>(c_.vocab_size);
     return 8 * C * C + 4 * C * static_cast<double>(c_.inner()) + 4 * C * static_cast<double>(time);
-  }
-
-  std::vector<SharedParameter> shared_parameters() const override {
-    if (!c_.tie_word_embeddings) return {};
-    return {{"transformer.wte.weight", {0, layer_count() - 1}, {"lm_head.weight"}}};
   }
 
   // HF stores the linear layers of a block as Conv1D, [in, out].
@@ -79,7 +59,7 @@ class Gpt2Spec final : public ModelSpec {
   }
   bool foreign_ignored(const std::string& name) const override {
     return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias") ||
-           (c_.tie_word_embeddings && name == "lm_head.weight");
+           DecoderSpec::foreign_ignored(name);
   }
 
   std::string foreign_config() const override {
@@ -101,12 +81,12 @@ class Gpt2Spec final : public ModelSpec {
     j["scale_attn_weights"] = c_.scale_attn_weights;
     j["scale_attn_by_inverse_layer_idx"] = c_.scale_attn_by_inverse_layer_idx;
     j["tie_word_embeddings"] = c_.tie_word_embeddings;
+    c_.parts.write(j);
     return j.dump(2) + "\n";
   }
 
  private:
   Gpt2Config c_;
-  ModelOptions options_;
 };
 
 }  // namespace gpt2_detail

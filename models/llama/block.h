@@ -3,6 +3,7 @@
 
 #include "core/ops/rope.h"
 #include "models/llama/config.h"
+#include "models/parts/residual.h"
 #include "parallel/nn/mlp.h"
 
 namespace strata {
@@ -22,13 +23,14 @@ class LlamaAttention final : public Region {
 
 class LlamaBlock final : public Layer {
  public:
-  LlamaBlock(const LlamaConfig& c, const ParallelLayout& layout);
+  LlamaBlock(const LlamaConfig& c, int block, const ParallelLayout& layout);
   Tensor forward(const Tensor& x_BTD, const Batch& batch) override;
 
  private:
   RmsNorm attn_norm_, mlp_norm_;
   std::shared_ptr<LlamaAttention> attn_;
   std::shared_ptr<SwigluMlp> mlp_;
+  std::shared_ptr<Residual> attn_residual_, mlp_residual_;
 };
 
 }  // namespace strata

@@ -29,6 +29,7 @@ void LlamaConfig::visit(ConfigVisitor& v) {
   v.field("attention_dropout", attention_dropout, fraction_below_one(),
           "dropout of attention probabilities");
   v.field("hidden_act", hidden_act, one_of({"silu"}), "gate activation");
+  parts.visit(v);
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "pad_token_id", "pretraining_tp", "rope_parameters"}) {

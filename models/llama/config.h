@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/ops/rope.h"
+#include "models/parts/block_parts.h"
 
 namespace strata {
 
@@ -28,6 +29,7 @@ struct LlamaConfig {
   bool mlp_bias = false;
   double attention_dropout = 0.0;
   std::string hidden_act = "silu";
+  BlockParts parts;
 
   int64_t kv_heads() const { return num_key_value_heads.value_or(num_attention_heads); }
   int64_t head_dim() const { return head_width.value_or(hidden_size / num_attention_heads); }

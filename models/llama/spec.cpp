@@ -4,72 +4,48 @@
 
 #include "core/text.h"
 #include "models/llama/block.h"
-#include "parallel/nn/embedding.h"
-#include "parallel/nn/head.h"
+#include "models/parts/decoder_spec.h"
 
 namespace strata {
 namespace llama_detail {
 
-class LlamaSpec final : public ModelSpec {
+DecoderShape shape_of(const LlamaConfig& c) {
+  DecoderShape shape;
+  shape.family = "llama";
+  shape.vocabulary = c.vocab_size;
+  shape.width = c.hidden_size;
+  shape.blocks = c.num_hidden_layers;
+  shape.max_positions = c.max_position_embeddings;
+  shape.tied = c.tie_word_embeddings;
+  shape.embedding.init_std = c.initializer_range;
+  shape.head.norm_eps = c.rms_norm_eps;
+  shape.head.init_std = c.initializer_range;
+  return shape;
+}
+
+class LlamaSpec final : public DecoderSpec {
  public:
-  LlamaSpec(LlamaConfig config, ModelOptions options)
-      : c_(std::move(config)), options_(std::move(options)) {}
+  LlamaSpec(const LlamaConfig& config, const ModelOptions& options)
+      : DecoderSpec(shape_of(config), config.parts.residual, options), c_(config) {}
 
-  std::string family() const override { return "llama"; }
-  int layer_count() const override { return static_cast<int>(c_.num_hidden_layers) + 2; }
-  std::string layer_name(int layer) const override {
-    if (layer == 0) return "model.embed_tokens";
-    return layer == layer_count() - 1 ? "lm_head" : cat("model.layers.", layer - 1);
-  }
-  std::string parameter_prefix(int layer) const override {
-    return layer == layer_count() - 1 ? "" : layer_name(layer) + ".";
-  }
-  std::string cost_class(int layer) const override {
-    return layer == 0 ? "embedding" : layer == layer_count() - 1 ? "head" : "block";
-  }
-  int64_t vocabulary() const override { return c_.vocab_size; }
-  int64_t max_positions() const override { return c_.max_position_embeddings; }
+  // Frequencies of "dynamic" depend on the length, so remembered keys would be turned wrongly.
+  bool generates_from_cache() const override { return c_.rope_scaling.rope_type != "dynamic"; }
 
-  std::shared_ptr<Layer> make_layer(int layer, const ParallelLayout& layout) const override {
-    if (layer == 0) {
-      EmbeddingOptions options;
-      options.init_std = c_.initializer_range;
-      return std::make_shared<EmbeddingLayer>(c_.vocab_size, c_.hidden_size, options, layout);
-    }
-    if (layer < layer_count() - 1) return std::make_shared<LlamaBlock>(c_, layout);
-    HeadOptions head;
-    head.norm_eps = c_.rms_norm_eps;
-    head.init_std = c_.initializer_range;
-    head.loss = options_.loss;
-    head.chunk_tokens = options_.head_chunk_tokens;
-    head.tied = c_.tie_word_embeddings;
-    if (head.tied) head.weight_name = "model.embed_tokens.weight";
-    return std::make_shared<HeadLayer>(c_.hidden_size, c_.vocab_size, head, layout);
+  std::shared_ptr<Layer> make_block(int block, const ParallelLayout& layout) const override {
+    return std::make_shared<LlamaBlock>(c_, block, layout);
   }
 
-  Shape boundary(int, int64_t rows, int64_t time) const override {
-    return {rows, time, c_.hidden_size};
-  }
-
-  double flops_per_token(int layer, int64_t time) const override {
+  double block_flops_per_token(int, int64_t time) const override {
     const double d = static_cast<double>(c_.hidden_size), K = static_cast<double>(c_.head_dim());
     const double q = static_cast<double>(c_.num_attention_heads) * K,
                  kv = static_cast<double>(c_.kv_heads()) * K;
-    if (layer == 0) return 0;
-    if (layer == layer_count() - 1) return 2 * d * static_cast<double>(c_.vocab_size);
     const double projections =
         2 * d * (2 * q + 2 * kv) + 6 * d * static_cast<double>(c_.intermediate_size);
     return projections + 4 * q * static_cast<double>(time);
   }
 
-  std::vector<SharedParameter> shared_parameters() const override {
-    if (!c_.tie_word_embeddings) return {};
-    return {{"model.embed_tokens.weight", {0, layer_count() - 1}, {"lm_head.weight"}}};
-  }
-
   bool foreign_ignored(const std::string& name) const override {
-    return ends_with(name, "rotary_emb.inv_freq") ||
-           (c_.tie_word_embeddings && name == "lm_head.weight");
+    return ends_with(name, "rotary_emb.inv_freq") || DecoderSpec::foreign_ignored(name);
   }
 
   std::string foreign_config() const override {
@@ -93,6 +69,7 @@ class LlamaSpec final : public ModelSpec {
     j["mlp_bias"] = c_.mlp_bias;
     j["attention_dropout"] = c_.attention_dropout;
     j["hidden_act"] = c_.hidden_act;
+    c_.parts.write(j);
     return j.dump(2) + "\n";
   }
 
@@ -120,7 +97,6 @@ class LlamaSpec final : public ModelSpec {
   }
 
   LlamaConfig c_;
-  ModelOptions options_;
 };
 
 }  // namespace llama_detail

@@ -4,13 +4,12 @@
 
 namespace strata {
 
-SwigluMlp::SwigluMlp(int64_t dim, int64_t ffn_dim, double init_std, bool bias,
+SwigluMlp::SwigluMlp(int64_t dim, int64_t ffn_dim, const Options& options,
                      const ParallelLayout& layout)
     : Region(layout) {
-  const LinearOptions options{.bias = bias, .init_std = init_std};
-  gate_ = linear("gate_proj", dim, ffn_dim, split_out(), options);
-  up_ = linear("up_proj", dim, ffn_dim, split_out(), options);
-  down_ = linear("down_proj", ffn_dim, dim, split_in(), options);
+  gate_ = linear("gate_proj", dim, ffn_dim, split_out(), options("gate_proj"));
+  up_ = linear("up_proj", dim, ffn_dim, split_out(), options("up_proj"));
+  down_ = linear("down_proj", ffn_dim, dim, split_in(), options("down_proj"));
 }
 
 Tensor SwigluMlp::forward(const Tensor& x_BTD, const Batch&) {

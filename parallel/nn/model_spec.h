@@ -43,6 +43,9 @@ class ModelSpec {
   virtual int64_t vocabulary() const = 0;
   virtual int64_t max_positions() const { return 0; }  // 0: unlimited
   virtual bool causal() const { return true; }
+  // Every layer can go on from what it remembers in Batch::cache: a text is continued one token at
+  // a time. Otherwise the whole text is run again for each token.
+  virtual bool generates_from_cache() const { return false; }
   virtual std::vector<SharedParameter> shared_parameters() const { return {}; }
 
   // Name and form of a parameter in the family's files; default: the same.

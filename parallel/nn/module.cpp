@@ -1,9 +1,11 @@
 #include "parallel/nn/module.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include "core/error.h"
+#include "core/generation_cache.h"
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/text.h"
@@ -115,6 +117,22 @@ Tensor Module::own_tokens(const Tensor& x_BT) const {
                cat(full_name_, ": ", x_BT.size(1), " tokens in ", parts, " equal parts"));
   const int64_t part = x_BT.size(1) / parts;
   return parts == 1 ? x_BT : x_BT.narrow(1, part * layout_.tp_index(), part);
+}
+
+Tensor Module::recall(const Batch& batch, const std::string& slot) const {
+  return batch.cache ? batch.cache->get(full_name_, slot) : Tensor();
+}
+
+void Module::remember(const Batch& batch, const std::string& slot, const Tensor& value) const {
+  if (batch.cache) batch.cache->set(full_name_, slot, value);
+}
+
+Tensor Module::extend(const Batch& batch, const std::string& slot, const Tensor& x_BT) const {
+  if (!batch.cache) return x_BT;
+  const Tensor before = recall(batch, slot);
+  const Tensor all = before.defined() ? at::cat({before, x_BT}, 1) : x_BT;
+  remember(batch, slot, all);
+  return all;
 }
 
 std::vector<Module::Owned> Module::collect(const std::string& prefix) {

@@ -142,6 +142,13 @@ class Module {
   Tensor dropout(const std::string& site, const Tensor& x_BTD, double prob,
                  const Batch& batch) const;
 
+  // What this module remembered of the text before the batch (undefined at its beginning and
+  // outside generation), and what it hands to the next batch (nothing happens outside generation).
+  Tensor recall(const Batch& batch, const std::string& slot) const;
+  void remember(const Batch& batch, const std::string& slot, const Tensor& value) const;
+  // All of the text so far: what the slot holds followed by x [B, T, ...], which it holds then too.
+  Tensor extend(const Batch& batch, const std::string& slot, const Tensor& x_BT) const;
+
   std::vector<Tensor> exit_biases_;
 
  private:

@@ -14,6 +14,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/attention.h"
 #include "core/ops/delta_product.h"
+#include "core/ops/depthwise_conv.h"
 #include "core/ops/dropout.h"
 #include "core/ops/l2_norm.h"
 #include "core/ops/linear.h"
@@ -258,6 +259,54 @@ void add_delta_product(std::vector<Subject>& subjects) {
   add("DeltaProductWithSegments", 35, 3, true, segments);
 }
 
+void add_depthwise_conv(std::vector<Subject>& subjects) {
+  using ops::Padding;
+  struct Case {
+    std::string name;
+    int64_t T, C, W;
+    Padding padding;
+    bool silu, bias;
+    Tensor segments;
+    bool tail = false;
+  };
+  Tensor packed = at::arange(3 * 150, at::kLong).view({3, 150}).floor_divide(37).to(at::kInt);
+  packed.slice(1, 130, 150).fill_(-1);
+  for (const Case& c : std::initializer_list<Case>{
+           {"DepthwiseConvCausal", 150, 37, 4, Padding::Causal, true, true, {}},
+           {"DepthwiseConvCausalPlain", 66, 64, 3, Padding::Causal, false, false, {}},
+           {"DepthwiseConvCausalOfOneTap", 5, 16, 1, Padding::Causal, true, true, {}},
+           {"DepthwiseConvSame", 150, 70, 7, Padding::Same, true, true, {}},
+           {"DepthwiseConvSameWide", 70, 33, 11, Padding::Same, false, true, {}},
+           {"DepthwiseConvShorterThanItsTaps", 2, 19, 7, Padding::Same, true, false, {}},
+           {"DepthwiseConvCausalPacked", 150, 20, 4, Padding::Causal, true, true, packed},
+           {"DepthwiseConvSamePacked", 150, 35, 7, Padding::Same, true, true, packed},
+           {"DepthwiseConvWithTail", 9, 24, 4, Padding::Causal, true, true, {}, true}}) {
+    std::vector<InputSpec> inputs = {{{3, c.T, c.C}}, {{c.C, 1, c.W}, false, true}};
+    if (c.bias) {
+      inputs.push_back({{c.C}, false, true});
+    }
+    if (c.tail) {
+      inputs.push_back({{3, c.W - 1, c.C}});
+    }
+    const auto call = [c](const auto& conv, const Inputs& in, const Tensor& segments) {
+      return conv(in[0], in[1], c.bias ? in[2] : Tensor(), c.padding, c.silu, segments,
+                  c.tail ? in.back() : Tensor())
+          .y;
+    };
+    subjects.push_back(
+        {.name = c.name,
+         .inputs = inputs,
+         .fast = [=](const Inputs& in) { return call(ops::depthwise_conv, in, c.segments); },
+         .composite =
+             [=](const Inputs& in) { return call(ops::depthwise_conv_composite, in, c.segments); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return call(ops::depthwise_conv, in,
+                           c.segments.defined() ? c.segments.slice(0, begin, end) : Tensor());
+             }});
+  }
+}
+
 }  // namespace op_subjects_detail
 
 std::vector<Subject> all_subjects() {
@@ -270,6 +319,7 @@ std::vector<Subject> all_subjects() {
   add_attention(subjects);
   add_linear(subjects);
   add_delta_product(subjects);
+  add_depthwise_conv(subjects);
   return subjects;
 }
 

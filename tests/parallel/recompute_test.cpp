@@ -49,11 +49,15 @@ std::vector<Subject> subjects() {
   const int64_t inner = kActivation * kInner / kWidth;
   const int64_t pairs = kRows * kHeads * kLength * kLength * 8;
   std::vector<Subject> out;
-  out.push_back({"llama mlp",
-                 [](const ParallelLayout& layout) {
-                   return std::make_shared<SwigluMlp>(kWidth, kInner, 0.2, true, layout);
-                 },
-                 true, 3 * inner});
+  out.push_back(
+      {"llama mlp",
+       [](const ParallelLayout& layout) {
+         return std::make_shared<SwigluMlp>(
+             kWidth, kInner,
+             [](const std::string&) { return LinearOptions{.bias = true, .init_std = 0.2}; },
+             layout);
+       },
+       true, 3 * inner});
   out.push_back(
       {"gpt2 mlp",
        [](const ParallelLayout& layout) { return std::make_shared<Gpt2Mlp>(gpt2(0), layout); },

@@ -1,0 +1,23 @@
+#pragma once
+// Choices that every family offers for its blocks, beside the keys of its own config.json.
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "models/parts/residual.h"
+#include "parallel/nn/module.h"
+
+namespace strata {
+
+class ConfigVisitor;
+
+struct BlockParts {
+  ResidualConfig residual;
+
+  void visit(ConfigVisitor& v);
+  // Options of the linear called `name` within its block ("mlp.down_proj").
+  LinearOptions linear(const std::string& name, LinearOptions options) const;
+  // Writes what differs from the defaults: files of plain models look as their ecosystem has them.
+  void write(nlohmann::ordered_json& config) const;
+};
+
+}  // namespace strata
