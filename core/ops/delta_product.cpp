@@ -25,8 +25,7 @@ std::optional<Tensor> optional(const Tensor& x) {
 
 delta_cpu::Cut cut_of(const DeltaProductInputs& in) {
   const int64_t T = in.q_BTHK.size(1);
-  return delta_cpu::cut(in.segments_BT, in.q_BTHK.size(0), T,
-                        in.k_BMHK.size(1) / std::max<int64_t>(1, T));
+  return delta_cpu::cut(in.segments_BT, in.q_BTHK.size(0), T, T > 0 ? in.k_BMHK.size(1) / T : 1);
 }
 
 struct DeltaProduct : torch::autograd::Function<DeltaProduct> {
