@@ -34,12 +34,14 @@ struct Subject {
   // The op for rows [begin, end) of the inputs; default: `fast` on the slices.
   std::function<Tensor(const Inputs&, int64_t begin, int64_t end)> slice_rows = {};
   bool exact_rows =
-      true;  // rows are independent to the last bit (false: matrix products of a library)
+      true;            // rows are independent to the last bit (false: matrix products of a library)
+  bool smooth = true;  // false: rounds inside, finite differences mean nothing
   double fp32_bound = 2e-6;  // relative distance of the fp32 output and gradients from fp64
 };
 inline void PrintTo(const Subject& subject, std::ostream* out) { *out << subject.name; }
 
 std::vector<Subject> all_subjects();
+void add_quantised_and_structured(std::vector<Subject>& subjects);
 
 // Inputs of a subject in one dtype, leaves that require gradients.
 Inputs make_inputs(const Subject& subject, at::ScalarType dtype);
