@@ -17,6 +17,8 @@
 #include "core/ops/depthwise_conv.h"
 #include "core/ops/dropout.h"
 #include "core/ops/l2_norm.h"
+#include "core/ops/gated_norm.h"
+#include "core/ops/gla.h"
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/ops/rope.h"
@@ -56,6 +58,25 @@ void add_norms(std::vector<Subject>& subjects) {
            [](const Inputs& in) {
              return ops::layer_norm_composite(in[0], in[1], Tensor(), 1e-5);
            }});
+}
+
+void add_gated_norms(std::vector<Subject>& subjects) {
+  for (const int64_t V : {5, 32, 200}) {
+    subjects.push_back(
+        {.name = cat("RmsNormGated", V),
+         .inputs = {{{37, 3, V}}, {{37, 3, V}}, {{V}, false, true}},
+         .fast = [](const Inputs& in) { return ops::rms_norm_gated(in[0], in[1], in[2], 1e-5); },
+         .composite =
+             [](const Inputs& in) {
+               return ops::rms_norm_gated_composite(in[0], in[1], in[2], 1e-5);
+             }});
+  }
+  subjects.push_back(
+      {.name = "RmsNormGatedWithoutWeight",
+       .inputs = {{{700, 40}}, {{700, 40}}},
+       .fast = [](const Inputs& in) { return ops::rms_norm_gated(in[0], in[1], {}, 1e-5); },
+       .composite =
+           [](const Inputs& in) { return ops::rms_norm_gated_composite(in[0], in[1], {}, 1e-5); }});
 }
 
 void add_activations(std::vector<Subject>& subjects) {
@@ -190,6 +211,36 @@ void add_attention(std::vector<Subject>& subjects) {
        .total_heads = 4});
 }
 
+void add_gla(std::vector<Subject>& subjects) {
+  const auto add = [&](const std::string& name, int64_t T, int64_t H, int64_t G, int64_t K,
+                       int64_t V, const Tensor& segments) {
+    const auto call = [=](auto form, const Inputs& in, int64_t begin, int64_t end) {
+      const Tensor rows = segments.defined() ? segments.slice(0, begin, end) : segments;
+      return form(in[0], in[1], in[2], in[3].square() * -0.1, rows, in[4],
+                  1 / std::sqrt(static_cast<double>(K)))
+          .o_BTHV;
+    };
+    subjects.push_back(
+        {.name = name,
+         .inputs = {{{3, T, H, K}},
+                    {{3, T, G, K}},
+                    {{3, T, G, V}},
+                    {{3, T, G, K}, true, true},
+                    {{3, H, K, V}, true, true}},
+         .fast = [=](const Inputs& in) { return call(ops::gla, in, 0, 3); },
+         .composite = [=](const Inputs& in) { return call(ops::gla_composite, in, 0, 3); },
+         .slice_rows = [=](const Inputs& in, int64_t begin,
+                           int64_t end) { return call(ops::gla, in, begin, end); },
+         .fp32_bound = 5e-6});
+  };
+  add("Gla", 70, 2, 2, 20, 24, {});
+  add("GlaWithGroups", 33, 4, 2, 16, 40, {});
+  add("GlaOfFewTokens", 5, 2, 1, 9, 7, {});
+  Tensor segments = at::arange(3 * 85, at::kLong).view({3, 85}).floor_divide(12).to(at::kInt);
+  segments.slice(1, 80, 85).fill_(-1);
+  add("GlaWithSegments", 85, 2, 2, 16, 16, segments);
+}
+
 void add_linear(std::vector<Subject>& subjects) {
   subjects.push_back(
       {.name = "Linear",
@@ -312,10 +363,12 @@ std::vector<Subject> all_subjects() {
   using namespace op_subjects_detail;
   std::vector<Subject> subjects;
   add_norms(subjects);
+  add_gated_norms(subjects);
   add_activations(subjects);
   add_rope(subjects);
   add_dropout(subjects);
   add_attention(subjects);
+  add_gla(subjects);
   add_linear(subjects);
   add_delta_product(subjects);
   add_depthwise_conv(subjects);
