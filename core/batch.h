@@ -8,6 +8,7 @@
 namespace strata {
 
 class GenerationCache;
+class Probe;
 
 inline constexpr int64_t kIgnoreLabel = -100;  // the only ignored label
 
@@ -24,6 +25,7 @@ struct Batch {
   // Set while a text is continued: the batch holds the tokens that follow those it remembers, and
   // all ranks hold all rows. Such batches are not packed (no segments).
   GenerationCache* cache = nullptr;
+  Probe* probe = nullptr;  // set in evaluations that look inside (parallel/nn/probe.h)
 
   int64_t rows() const { return tokens.defined() ? tokens.size(0) : 0; }
   int64_t length() const { return tokens.defined() ? tokens.size(1) : 0; }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "launch/hidden_states.h"
 
 namespace strata {
 namespace evaluation_detail {
@@ -31,12 +32,14 @@ Batch rows_with_limit(const DataSource& source, int64_t begin, int64_t end, int6
 }  // namespace evaluation_detail
 
 EvalResult evaluate(ParallelManager& model, const DataSource& source, int64_t rows,
-                    double bytes_per_token, const std::function<void()>& before_batch) {
+                    double bytes_per_token, const std::function<void()>& before_batch,
+                    bool hidden) {
   const auto start = std::chrono::steady_clock::now();
   EvalResult out;
   out.rows = rows == 0 ? source.rows_per_epoch() : std::min(rows, source.rows_per_epoch());
   const Plan& plan = model.plan();
   StepLoss sum;
+  HiddenStates inside(model, hidden);
   for (int64_t begin = 0; begin < out.rows; begin += plan.global_batch) {
     if (before_batch) before_batch();
     std::vector<Batch> microbatches;
@@ -44,6 +47,7 @@ EvalResult evaluate(ParallelManager& model, const DataSource& source, int64_t ro
       const Range range = model.rows_needed(m);
       microbatches.push_back(evaluation_detail::rows_with_limit(source, begin + range.begin,
                                                                 begin + range.end, out.rows));
+      microbatches.back().probe = &inside;
     }
     const StepLoss part = model.forward_only(microbatches);
     sum.loss_sum += part.loss_sum;
@@ -62,6 +66,8 @@ EvalResult evaluate(ParallelManager& model, const DataSource& source, int64_t ro
     out.accuracy = t[2] / t[1];
   }
   if (bytes_per_token > 0) out.bits_per_byte = out.loss / std::numbers::ln2 / bytes_per_token;
+  if (hidden) out.hidden = inside.norms();
+  out.streams = inside.streams();
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return out;
 }

@@ -32,6 +32,12 @@ std::string metrics_line(const StepRecord& r) {
     json["eval_accuracy"] = r.eval->accuracy;
     json["eval_rows"] = r.eval->rows;
     if (r.eval->bits_per_byte) json["eval_bits_per_byte"] = *r.eval->bits_per_byte;
+    if (const auto& s = r.eval->streams) {
+      json["eval_stream_sum_gap"] = s->sum_gap;
+      json["eval_stream_diagonal"] = s->diagonal;
+      json["eval_stream_forward_gain"] = s->forward_gain;
+      json["eval_stream_backward_gain"] = s->backward_gain;
+    }
   }
   return json.dump();
 }

@@ -5,10 +5,27 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/io/file.h"
 
 namespace strata {
+
+// Matrix Nuclear-Norm of what a layer hands on (launch/hidden_states.h).
+struct LayerNuclearNorm {
+  std::string layer;        // "model.layers.3"
+  double nuclear_norm = 0;  // mean over rows
+  double per_token = 0;     // the same divided by T, as the paper reports it
+};
+
+// Mixing matrices of residual streams (residual = mhc_lite | mhc | hc).
+struct StreamReport {
+  double sum_gap = 0;   // largest |row or column sum - 1| of any token and sub-layer
+  double diagonal = 0;  // mean share of a stream that stays in its place
+  // Of the product of the sub-layers' mean matrices: the largest weight that arrives at a stream,
+  // and that leaves one.
+  double forward_gain = 0, backward_gain = 0;
+};
 
 struct EvalResult {
   double loss = 0;      // mean over counted labels, natural logarithm
@@ -16,6 +33,8 @@ struct EvalResult {
   int64_t counted = 0, rows = 0;
   std::optional<double> bits_per_byte;
   double seconds = 0;
+  std::vector<LayerNuclearNorm> hidden;  // where asked for
+  std::optional<StreamReport> streams;   // of models that have several
 
   double perplexity() const;
 };

@@ -114,6 +114,11 @@ std::string eval_line(const EvalResult& e, int64_t step) {
     std::snprintf(text, sizeof text, "  %.4f bits per byte", *e.bits_per_byte);
     out += text;
   }
+  if (e.streams) {
+    std::snprintf(text, sizeof text, "  streams: sums within %.1e of 1, gain %.3f / %.3f",
+                  e.streams->sum_gap, e.streams->forward_gain, e.streams->backward_gain);
+    out += text;
+  }
   return cat(out, "  (", e.rows, " rows, ", duration_text(e.seconds), ")");
 }
 

@@ -8,6 +8,7 @@
 #include "models/gla/spec.h"
 #include "models/gpt2/spec.h"
 #include "models/llama/spec.h"
+#include "models/mhc_lite/spec.h"
 
 namespace strata {
 namespace register_detail {
@@ -58,6 +59,11 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     GlaConfig config;
     config.visit(v);
     return make_gla_spec(config, options);
+  });
+  registry.add("mhc_lite_gpt", [options](ConfigVisitor& v) {
+    MhcLiteConfig config;
+    config.visit(v);
+    return make_mhc_lite_spec(config, options);
   });
   if (extra) extra(registry, options);
   return registry;

@@ -12,7 +12,7 @@ namespace gpt2_detail {
 // Projections back into the residual stream start smaller, by the square root of how many there
 // are.
 LinearOptions projection(const Gpt2Config& c) {
-  return {.bias = true,
+  return {.bias = c.bias,
           .init_std = c.initializer_range / std::sqrt(2.0 * static_cast<double>(c.n_layer))};
 }
 
@@ -24,9 +24,9 @@ Gpt2Attention::Gpt2Attention(const Gpt2Config& c, int block, const ParallelLayou
   scale_ = c.scale_attn_weights ? 1.0 / std::sqrt(static_cast<double>(K)) : 1.0;
   if (c.scale_attn_by_inverse_layer_idx) scale_ /= block + 1;
   qkv_ = linear("c_attn", C, 3 * C, split_out(K, {C, C, C}),
-                c.parts.linear(
-                    "attn.c_attn",
-                    {.bias = true, .init_std = c.initializer_range, .view = MatrixView::Segments}));
+                c.parts.linear("attn.c_attn", {.bias = c.bias,
+                                               .init_std = c.initializer_range,
+                                               .view = MatrixView::Segments}));
   out_ = linear("c_proj", C, C, split_in(K),
                 c.parts.linear("attn.c_proj", gpt2_detail::projection(c)));
 }
@@ -45,7 +45,7 @@ Tensor Gpt2Attention::forward(const Tensor& x_BTC, const Batch& batch) {
 Gpt2Mlp::Gpt2Mlp(const Gpt2Config& c, const ParallelLayout& layout)
     : Region(layout), activation_(c.activation_function) {
   up_ = linear("c_fc", c.n_embd, c.inner(), split_out(),
-               c.parts.linear("mlp.c_fc", {.bias = true, .init_std = c.initializer_range}));
+               c.parts.linear("mlp.c_fc", {.bias = c.bias, .init_std = c.initializer_range}));
   down_ = linear("c_proj", c.inner(), c.n_embd, split_in(),
                  c.parts.linear("mlp.c_proj", gpt2_detail::projection(c)));
 }
@@ -56,19 +56,19 @@ Tensor Gpt2Mlp::forward(const Tensor& x_BTC, const Batch&) {
 
 Gpt2Block::Gpt2Block(const Gpt2Config& c, int block, const ParallelLayout& layout)
     : Layer(layout), resid_pdrop_(c.resid_pdrop) {
-  attn_norm_ = layer_norm("ln_1", c.n_embd, c.layer_norm_epsilon);
+  attn_norm_ = layer_norm("ln_1", c.n_embd, c.layer_norm_epsilon, c.bias);
   attn_ = add<Gpt2Attention>("attn", c, block, layout);
-  mlp_norm_ = layer_norm("ln_2", c.n_embd, c.layer_norm_epsilon);
+  mlp_norm_ = layer_norm("ln_2", c.n_embd, c.layer_norm_epsilon, c.bias);
   mlp_ = add<Gpt2Mlp>("mlp", c, layout);
   attn_residual_ = add<Residual>("hc_attn", c.parts.residual, c.n_embd, 2 * block, layout);
   mlp_residual_ = add<Residual>("hc_mlp", c.parts.residual, c.n_embd, 2 * block + 1, layout);
 }
 
 Tensor Gpt2Block::forward(const Tensor& x_BTC, const Batch& batch) {
-  auto h_BTC = (*attn_residual_)(x_BTC, [&](const Tensor& u_BTC) {
+  auto h_BTC = (*attn_residual_)(x_BTC, batch, [&](const Tensor& u_BTC) {
     return dropout("attn.resid_dropout", (*attn_)(attn_norm_(u_BTC), batch), resid_pdrop_, batch);
   });
-  return (*mlp_residual_)(h_BTC, [&](const Tensor& u_BTC) {
+  return (*mlp_residual_)(h_BTC, batch, [&](const Tensor& u_BTC) {
     return dropout("mlp.dropout", (*mlp_)(mlp_norm_(u_BTC), batch), resid_pdrop_, batch);
   });
 }

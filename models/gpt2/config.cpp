@@ -27,6 +27,7 @@ void Gpt2Config::visit(ConfigVisitor& v) {
   v.field("scale_attn_by_inverse_layer_idx", scale_attn_by_inverse_layer_idx,
           "scores are divided by block number + 1 too");
   v.field("tie_word_embeddings", tie_word_embeddings, "the head shares the embedding's weight");
+  v.field("bias", bias, "biases in the linears and norms of the blocks and in the last norm");
   parts.visit(v);
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",

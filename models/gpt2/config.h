@@ -24,6 +24,7 @@ struct Gpt2Config {
   bool scale_attn_weights = true;
   bool scale_attn_by_inverse_layer_idx = false;
   bool tie_word_embeddings = true;
+  bool bias = true;  // of linears and norms; nanoGPT's key
   BlockParts parts;
 
   int64_t inner() const { return n_inner.value_or(4 * n_embd); }

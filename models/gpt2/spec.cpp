@@ -4,7 +4,6 @@
 
 #include "core/text.h"
 #include "models/gpt2/block.h"
-#include "models/parts/decoder_spec.h"
 
 namespace strata {
 namespace gpt2_detail {
@@ -29,70 +28,65 @@ DecoderShape shape_of(const Gpt2Config& c) {
   shape.head.norm = HeadOptions::Norm::Layer;
   shape.head.norm_name = "transformer.ln_f";
   shape.head.norm_eps = c.layer_norm_epsilon;
+  shape.head.norm_bias = c.bias;
   shape.head.init_std = c.initializer_range;
   return shape;
 }
 
-class Gpt2Spec final : public DecoderSpec {
- public:
-  Gpt2Spec(const Gpt2Config& config, const ModelOptions& options)
-      : DecoderSpec(shape_of(config), config.parts.residual, options), c_(config) {}
-
-  bool generates_from_cache() const override { return true; }
-
-  std::shared_ptr<Layer> make_block(int block, const ParallelLayout& layout) const override {
-    return std::make_shared<Gpt2Block>(c_, block, layout);
-  }
-
-  double block_flops_per_token(int, int64_t time) const override {
-    const double C = static_cast<double>(c_.n_embd);
-    return 8 * C * C + 4 * C * static_cast<double>(c_.inner()) + 4 * C * static_cast<double>(time);
-  }
-
-  // HF stores the linear layers of a block as Conv1D, [in, out].
-  ForeignTensor foreign(const std::string& parameter) const override {
-    for (const char* linear :
-         {".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"}) {
-      if (ends_with(parameter, linear)) return {parameter, true};
-    }
-    return {parameter, false};
-  }
-  bool foreign_ignored(const std::string& name) const override {
-    return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias") ||
-           DecoderSpec::foreign_ignored(name);
-  }
-
-  std::string foreign_config() const override {
-    nlohmann::ordered_json j;
-    j["architectures"] = {"GPT2LMHeadModel"};
-    j["model_type"] = "gpt2";
-    j["vocab_size"] = c_.vocab_size;
-    j["n_positions"] = c_.n_positions;
-    j["n_embd"] = c_.n_embd;
-    j["n_layer"] = c_.n_layer;
-    j["n_head"] = c_.n_head;
-    j["n_inner"] = c_.inner();
-    j["activation_function"] = c_.activation_function;
-    j["resid_pdrop"] = c_.resid_pdrop;
-    j["embd_pdrop"] = c_.embd_pdrop;
-    j["attn_pdrop"] = c_.attn_pdrop;
-    j["layer_norm_epsilon"] = c_.layer_norm_epsilon;
-    j["initializer_range"] = c_.initializer_range;
-    j["scale_attn_weights"] = c_.scale_attn_weights;
-    j["scale_attn_by_inverse_layer_idx"] = c_.scale_attn_by_inverse_layer_idx;
-    j["tie_word_embeddings"] = c_.tie_word_embeddings;
-    c_.parts.write(j);
-    return j.dump(2) + "\n";
-  }
-
- private:
-  Gpt2Config c_;
-};
-
 }  // namespace gpt2_detail
 
+Gpt2Spec::Gpt2Spec(const Gpt2Config& config, const ModelOptions& options)
+    : DecoderSpec(gpt2_detail::shape_of(config), config.parts.residual, options), c_(config) {}
+
+std::shared_ptr<Layer> Gpt2Spec::make_block(int block, const ParallelLayout& layout) const {
+  return std::make_shared<Gpt2Block>(c_, block, layout);
+}
+
+double Gpt2Spec::block_flops_per_token(int, int64_t time) const {
+  const double C = static_cast<double>(c_.n_embd);
+  return 8 * C * C + 4 * C * static_cast<double>(c_.inner()) + 4 * C * static_cast<double>(time);
+}
+
+// HF stores the linear layers of a block as Conv1D, [in, out].
+ForeignTensor Gpt2Spec::foreign(const std::string& parameter) const {
+  for (const char* linear :
+       {".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"}) {
+    if (ends_with(parameter, linear)) return {parameter, true};
+  }
+  return {parameter, false};
+}
+
+bool Gpt2Spec::foreign_ignored(const std::string& name) const {
+  return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias") ||
+         DecoderSpec::foreign_ignored(name);
+}
+
+std::string Gpt2Spec::foreign_config() const {
+  nlohmann::ordered_json j;
+  j["architectures"] = {"GPT2LMHeadModel"};
+  j["model_type"] = "gpt2";
+  j["vocab_size"] = c_.vocab_size;
+  j["n_positions"] = c_.n_positions;
+  j["n_embd"] = c_.n_embd;
+  j["n_layer"] = c_.n_layer;
+  j["n_head"] = c_.n_head;
+  j["n_inner"] = c_.inner();
+  j["activation_function"] = c_.activation_function;
+  j["resid_pdrop"] = c_.resid_pdrop;
+  j["embd_pdrop"] = c_.embd_pdrop;
+  j["attn_pdrop"] = c_.attn_pdrop;
+  j["layer_norm_epsilon"] = c_.layer_norm_epsilon;
+  j["initializer_range"] = c_.initializer_range;
+  j["scale_attn_weights"] = c_.scale_attn_weights;
+  j["scale_attn_by_inverse_layer_idx"] = c_.scale_attn_by_inverse_layer_idx;
+  j["tie_word_embeddings"] = c_.tie_word_embeddings;
+  if (!c_.bias) j["bias"] = false;
+  c_.parts.write(j);
+  return j.dump(2) + "\n";
+}
+
 std::unique_ptr<ModelSpec> make_gpt2_spec(const Gpt2Config& config, const ModelOptions& options) {
-  return std::make_unique<gpt2_detail::Gpt2Spec>(config, options);
+  return std::make_unique<Gpt2Spec>(config, options);
 }
 
 }  // namespace strata

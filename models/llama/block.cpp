@@ -54,8 +54,8 @@ LlamaBlock::LlamaBlock(const LlamaConfig& c, int block, const ParallelLayout& la
 
 Tensor LlamaBlock::forward(const Tensor& x_BTD, const Batch& batch) {
   auto h_BTD = (*attn_residual_)(
-      x_BTD, [&](const Tensor& u_BTD) { return (*attn_)(attn_norm_(u_BTD), batch); });
-  return (*mlp_residual_)(h_BTD,
+      x_BTD, batch, [&](const Tensor& u_BTD) { return (*attn_)(attn_norm_(u_BTD), batch); });
+  return (*mlp_residual_)(h_BTD, batch,
                           [&](const Tensor& u_BTD) { return (*mlp_)(mlp_norm_(u_BTD), batch); });
 }
 

@@ -13,7 +13,16 @@ LinearOptions BlockParts::linear(const std::string&, LinearOptions options) cons
 }
 
 void BlockParts::write(nlohmann::ordered_json& config) const {
-  if (residual.kind != "plain") config["residual"] = residual.kind;
+  if (residual.plain()) return;
+  config["residual"] = residual.kind;
+  config["residual_streams"] = residual.streams;
+  config["residual_reduce"] = residual.reduce;
+  config["residual_init_std"] = residual.init_std;
+  config["residual_identity_offset"] = residual.identity_offset;
+  config["residual_sinkhorn_iterations"] = residual.sinkhorn_iterations;
+  config["residual_sinkhorn_order"] = residual.sinkhorn_order;
+  config["residual_lr_scale"] = residual.lr_scale;
+  config["residual_weight_decay"] = residual.weight_decay;
 }
 
 }  // namespace strata

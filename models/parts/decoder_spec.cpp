@@ -10,6 +10,7 @@ DecoderSpec::DecoderSpec(DecoderShape shape, const ResidualConfig& residual,
   shape_.head.loss = options.loss;
   shape_.head.chunk_tokens = options.head_chunk_tokens;
   shape_.head.tied = shape_.tied;
+  shape_.head.reduce = residual.head_reduce();
   if (shape_.tied) shape_.head.weight_name = embedding_weight();
 }
 
@@ -44,7 +45,9 @@ Shape DecoderSpec::boundary(int layer, int64_t rows, int64_t time) const {
 
 double DecoderSpec::flops_per_token(int layer, int64_t time) const {
   if (layer == 0) return 0;
-  if (layer < layer_count() - 1) return block_flops_per_token(layer - 1, time);
+  if (layer < layer_count() - 1) {
+    return block_flops_per_token(layer - 1, time) + 2 * residual_.flops_per_token(shape_.width);
+  }
   return 2.0 * static_cast<double>(shape_.width) * static_cast<double>(shape_.vocabulary);
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "parallel/nn/probe.h"
 
 namespace strata {
 namespace executor_detail {
@@ -206,6 +207,8 @@ Tensor Executor::forward_chunk(Run& run, int chunk, int microbatch) {
       x = layer.runner->layer().logits(x);
     } else {
       x = layer.runner->forward_only(x, batch);
+      if (batch.probe && l + 1 < spec_->layer_count())
+        batch.probe->layer_output(l, x, batch, layer.layout);
     }
     run.walk.leave();
   }

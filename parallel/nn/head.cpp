@@ -16,6 +16,7 @@
 
 #include "core/error.h"
 #include "core/ops/linear.h"
+#include "core/ops/streams.h"
 #include "core/text.h"
 
 namespace strata {
@@ -117,17 +118,17 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
 
 HeadLayer::HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options,
                      const ParallelLayout& layout)
-    : Layer(layout), vocabulary_(vocabulary), options_(std::move(options)) {
+    : Layer(layout), width_(width), vocabulary_(vocabulary), options_(std::move(options)) {
   if (options_.norm == HeadOptions::Norm::Rms)
     rms_ = rms_norm(options_.norm_name, width, options_.norm_eps);
   if (options_.norm == HeadOptions::Norm::Layer)
-    layer_ = layer_norm(options_.norm_name, width, options_.norm_eps);
+    layer_ = layer_norm(options_.norm_name, width, options_.norm_eps, options_.norm_bias);
   weight_ = param(options_.weight_name, {vocabulary, width},
                   split_vocabulary(layout.vocabulary_unit()), Init::normal(options_.init_std),
                   {.kind = options_.tied ? ParamKind::Embedding : ParamKind::Head});
 }
 
-Tensor HeadLayer::normalise(const Tensor& x) const {
+Tensor HeadLayer::norm(const Tensor& x) const {
   switch (options_.norm) {
     case HeadOptions::Norm::Rms:
       return rms_(x);
@@ -137,6 +138,21 @@ Tensor HeadLayer::normalise(const Tensor& x) const {
       break;
   }
   return x;
+}
+
+Tensor HeadLayer::normalise(const Tensor& x) const {
+  const int64_t n = options_.reduce.streams;
+  if (n == 1) return norm(x);
+  const Tensor streams = x.size(-1) == width_ ? ops::expand_streams(x, n) : x;  // no block before
+  if (options_.reduce.order == StreamReduce::Order::NormThenSum) {
+    Shape shape = x.sizes().vec();
+    shape.back() = n;
+    shape.push_back(width_);
+    return ops::sum_streams(norm(streams.reshape(shape)).flatten(2), n);
+  }
+  const Tensor sum = ops::sum_streams(streams, n);
+  const bool mean = options_.reduce.order == StreamReduce::Order::MeanThenNorm;
+  return norm(mean ? sum / static_cast<double>(n) : sum);
 }
 
 Tensor HeadLayer::forward(const Tensor& x, const Batch& batch) {

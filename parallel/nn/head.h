@@ -7,11 +7,21 @@
 
 namespace strata {
 
+// A residual stream held as several: [B, T, n D]. Each is normalised and the results are added, or
+// their sum (mean) is normalised.
+struct StreamReduce {
+  enum class Order { NormThenSum, SumThenNorm, MeanThenNorm };
+  int64_t streams = 1;
+  Order order = Order::NormThenSum;
+};
+
 struct HeadOptions {
   enum class Norm { None, Rms, Layer };
   Norm norm = Norm::Rms;
   std::string norm_name = "model.norm";
   double norm_eps = 1e-5;
+  bool norm_bias = true;  // of Norm::Layer
+  StreamReduce reduce;
   std::string weight_name = "lm_head.weight";  // the embedding's name when tied
   bool tied = false;
   double init_std = 0.02;
@@ -26,8 +36,9 @@ class HeadLayer final : public Layer {
   Tensor logits(const Tensor& x) override;
 
  private:
-  Tensor normalise(const Tensor& x) const;
-  int64_t vocabulary_;
+  Tensor normalise(const Tensor& x) const;  // [B, T, D] of one stream or several
+  Tensor norm(const Tensor& x) const;
+  int64_t width_, vocabulary_;
   HeadOptions options_;
   RmsNorm rms_;
   LayerNorm layer_;

@@ -10,6 +10,7 @@
 #include "core/ops/norm.h"
 #include "core/text.h"
 #include "parallel/nn/linear_use.h"
+#include "parallel/nn/probe.h"
 
 namespace strata {
 
@@ -82,12 +83,14 @@ RmsNorm Module::rms_norm(const std::string& name, int64_t width, double eps) {
                  eps);
 }
 
-LayerNorm Module::layer_norm(const std::string& name, int64_t width, double eps) {
+LayerNorm Module::layer_norm(const std::string& name, int64_t width, double eps, bool bias) {
   Tensor weight = param(name + ".weight", {width}, replicated(), Init::ones(),
                         {.fp32 = true, .weight_decay = false});
-  Tensor bias = param(name + ".bias", {width}, replicated(), Init::zeros(),
-                      {.fp32 = true, .weight_decay = false});
-  return LayerNorm(std::move(weight), std::move(bias), eps);
+  if (!bias) return LayerNorm(std::move(weight), Tensor(), eps);
+  return LayerNorm(std::move(weight),
+                   param(name + ".bias", {width}, replicated(), Init::zeros(),
+                         {.fp32 = true, .weight_decay = false}),
+                   eps);
 }
 
 Tensor Module::dropout(const std::string& site, const Tensor& x_BTD, double prob,
@@ -133,6 +136,10 @@ Tensor Module::extend(const Batch& batch, const std::string& slot, const Tensor&
   const Tensor all = before.defined() ? at::cat({before, x_BT}, 1) : x_BT;
   remember(batch, slot, all);
   return all;
+}
+
+void Module::show(const Batch& batch, const std::string& what, const Tensor& value_BT) const {
+  if (batch.probe) batch.probe->shown(full_name_, what, value_BT);
 }
 
 std::vector<Module::Owned> Module::collect(const std::string& prefix) {

@@ -129,7 +129,7 @@ class Module {
   Linear linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard = automatic(),
                 LinearOptions options = {});
   RmsNorm rms_norm(const std::string& name, int64_t width, double eps);
-  LayerNorm layer_norm(const std::string& name, int64_t width, double eps);
+  LayerNorm layer_norm(const std::string& name, int64_t width, double eps, bool bias = true);
   template <class M, class... Args>
   std::shared_ptr<M> add(const std::string& name, Args&&... args) {
     auto child = std::make_shared<M>(std::forward<Args>(args)...);
@@ -150,6 +150,9 @@ class Module {
   void remember(const Batch& batch, const std::string& slot, const Tensor& value) const;
   // All of the text so far: what the slot holds followed by x [B, T, ...], which it holds then too.
   Tensor extend(const Batch& batch, const std::string& slot, const Tensor& x_BT) const;
+
+  // To whoever looks inside an evaluation (probe.h).
+  void show(const Batch& batch, const std::string& what, const Tensor& value_BT) const;
 
   std::vector<Tensor> exit_biases_;
 

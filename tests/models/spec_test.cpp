@@ -38,6 +38,31 @@ TEST(ParameterCounts, EqualThePublishedOnes) {
       1557611200);
 }
 
+// Parameters of the connections beside those of the same model without: three published sizes.
+TEST(ParameterCounts, OfResidualStreams) {
+  const auto count = [](int layers, int heads, int width, const std::string& kind) {
+    return parameter_count(*make_model_from_json(
+        cat(R"({"model_type": "mhc_lite_gpt", "vocab_size": 50304, "block_size": 1024, "bias": false,
+      "n_layer": )",
+            layers, R"(, "n_head": )", heads, R"(, "n_embd": )", width, R"(, "hyper_conn_type": ")",
+            kind, R"(", "hyper_conn_n": 4})"),
+        "config.json"));
+  };
+  const struct {
+    int layers, heads, width;
+    int64_t base, lite, mhc, hc;
+  } sizes[] = {{6, 8, 512, 45160960, 811428, 614724, 43320},
+               {12, 12, 768, 124373760, 2433864, 1843848, 129648},
+               {24, 16, 1024, 354599936, 6489744, 4916496, 345312}};
+  for (const auto& s : sizes) {
+    const int64_t base = count(s.layers, s.heads, s.width, "none");
+    EXPECT_EQ(base, s.base);
+    EXPECT_EQ(count(s.layers, s.heads, s.width, "mhc_lite") - base, s.lite);
+    EXPECT_EQ(count(s.layers, s.heads, s.width, "mhc") - base, s.mhc);
+    EXPECT_EQ(count(s.layers, s.heads, s.width, "hc") - base, s.hc);
+  }
+}
+
 TEST(ForeignConfig, RoundTrips) {
   for (const auto& tiny : testing::tiny_models()) {
     auto spec = testing::make_tiny(tiny);

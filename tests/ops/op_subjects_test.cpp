@@ -22,6 +22,7 @@
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/ops/rope.h"
+#include "core/ops/streams.h"
 #include "core/text.h"
 #include "tests/ops/op_suite.h"
 
@@ -357,6 +358,40 @@ void add_depthwise_conv(std::vector<Subject>& subjects) {
   }
 }
 
+void add_streams(std::vector<Subject>& subjects) {
+  for (const int64_t C : {5, 64, 100}) {
+    const int64_t n = C == 5 ? 2 : 4;
+    subjects.push_back(
+        {.name = cat("ReadStreams", C),
+         .inputs = {{{7, 3, n * C}}, {{7, 3, n}, true, true}},
+         .fast = [](const Inputs& in) { return ops::read_streams(in[0], in[1]); },
+         .composite = [](const Inputs& in) { return ops::read_streams_composite(in[0], in[1]); }});
+    subjects.push_back(
+        {.name = cat("WriteStreams", C),
+         .inputs =
+             {{{7, 3, n * C}}, {{7, 3, C}}, {{7, 3, n, n}, true, true}, {{7, 3, n}, true, true}},
+         .fast = [](const Inputs& in) { return ops::write_streams(in[0], in[1], in[2], in[3]); },
+         .composite =
+             [](const Inputs& in) {
+               return ops::write_streams_composite(in[0], in[1], in[2], in[3]);
+             }});
+  }
+  subjects.push_back({.name = "NormalisedProduct",
+                      .inputs = {{{11, 3, 48}}, {{48, 12}, false, true}},
+                      .fast =
+                          [](const Inputs& in) {
+                            return ops::normalised_product(in[0], in[1]).to(in[0].scalar_type());
+                          },
+                      .composite =
+                          [](const Inputs& in) {
+                            const Tensor wide = in[0].to(in[1].scalar_type());
+                            return at::matmul(wide * (std::sqrt(48.0) / wide.norm(2, -1, true)),
+                                              in[1])
+                                .to(in[0].scalar_type());
+                          },
+                      .exact_rows = false});
+}
+
 }  // namespace op_subjects_detail
 
 std::vector<Subject> all_subjects() {
@@ -372,6 +407,7 @@ std::vector<Subject> all_subjects() {
   add_linear(subjects);
   add_delta_product(subjects);
   add_depthwise_conv(subjects);
+  add_streams(subjects);
   return subjects;
 }
 

@@ -29,7 +29,7 @@ TEST(LayoutMatrix, PairwiseRowsContainEveryPossiblePair) {
     add_pairs(row, covered);
   }
   EXPECT_EQ(covered, possible_pairs);
-  EXPECT_LE(rows.size(), 80u);
+  EXPECT_LE(rows.size(), 16 * tiny_models().size());
   EXPECT_GE(all.size(), 10000u);
   std::cout << rows.size() << " rows cover " << covered.size() << " pairs of " << all.size()
             << " layouts\n";

@@ -15,7 +15,7 @@
 namespace strata::testing {
 namespace parameter_storage_detail {
 
-constexpr int64_t kRows = 2, kLength = 20, kWidth = 32;
+constexpr int64_t kRows = 2, kLength = 20;
 
 struct Subject {
   std::shared_ptr<const ModelSpec> spec;
@@ -29,7 +29,7 @@ struct Subject {
   }
   Tensor input() const {
     if (layer == 0) return {};
-    return normal_values({kRows, kLength, kWidth}, 1, dtype).requires_grad_();
+    return normal_values(spec->boundary(layer - 1, kRows, kLength), 1, dtype).requires_grad_();
   }
   Batch batch() const {
     Batch out = tiny_rows(spec->vocabulary(), 0, kRows, kLength, 0, true);

@@ -40,9 +40,11 @@ TEST(SequenceParallel, EveryLayerComputesItsTokensAsOneProcessDoes) {
       for (const int layer : {0, 1, last}) {
         LoneLayer serial = lone(*spec, layer, false, nullptr);
         LoneLayer parallel = lone(*spec, layer, true, &pool);
-        const Tensor x = layer == 0 ? Tensor() : normal_values({kRows, kLength, kWidth}, 1);
-        const Tensor dy = layer == last ? at::tensor({0.25, 0.0}, at::kDouble)
-                                        : normal_values({kRows, kLength, kWidth}, 2);
+        const auto between = [&](int before, uint64_t seed) {
+          return normal_values(spec->boundary(before, kRows, kLength), seed);
+        };
+        const Tensor x = layer == 0 ? Tensor() : between(layer - 1, 1);
+        const Tensor dy = layer == last ? at::tensor({0.25, 0.0}, at::kDouble) : between(layer, 2);
         const auto own = [&](const Tensor& t) {
           return t.defined() && t.dim() == 3 ? parallel.own_tokens(t) : t;
         };
@@ -67,7 +69,7 @@ TEST(SequenceParallel, LogitsAreThoseOfAllTokens) {
     const int last = spec->layer_count() - 1;
     LoneLayer serial = lone(*spec, last, false, nullptr);
     LoneLayer parallel = lone(*spec, last, true, &pool);
-    const Tensor x = normal_values({kRows, kLength, kWidth}, 1);
+    const Tensor x = normal_values(spec->boundary(last - 1, kRows, kLength), 1);
     const Tensor whole = serial.layer().logits(x);
     const Tensor here = parallel.layer().logits(parallel.own_tokens(x));
     ASSERT_EQ(here.sizes(), whole.sizes()) << model.name;

@@ -55,4 +55,11 @@ class ModelRun {
 // ||a - b|| / ||reference||, Frobenius; absolute when the reference is 0.
 double relative_error(const Tensor& a, const Tensor& b, const Tensor& reference);
 
+// relative_error of a parameter's gradient, except that in the first connection of residual streams
+// (x.0.hc_attn), where all streams are equal and gradients of mixing logits are 0 but for rounding,
+// the reference is at least a thousandth of the norm of all gradients.
+double gradient_error(const std::string& name, const Tensor& a, const Tensor& reference,
+                      double norm_of_all);
+bool zero_but_for_rounding(const std::string& parameter);
+
 }  // namespace strata::testing

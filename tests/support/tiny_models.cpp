@@ -54,6 +54,30 @@ const std::vector<TinyModel>& tiny_models() {
       "num_heads": 4, "intermediate_size": 40, "num_hidden_layers": 2, "use_output_gate": false, "initializer_range": 0.2,
       "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": true, "window_size": 5}})",
                    plain});
+    // Residual streams: the boundary is wider than the embedding, coefficients lie outside regions.
+    // (A head that adds streams before its norm takes nothing of the last doubly stochastic
+    // mixing.)
+    out.push_back(
+        {"llama_mhc_lite",
+         R"({"model_type": "llama", "vocab_size": 44, "hidden_size": 32, "intermediate_size": 24,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8, "initializer_range": 0.2,
+      "max_position_embeddings": 64, "residual": "mhc_lite", "residual_streams": 3, "residual_init_std": 0.1,
+      "residual_identity_offset": -1.0})",
+         plain});
+    out.push_back(
+        {"gpt2_mhc",
+         R"({"model_type": "gpt2", "vocab_size": 40, "n_positions": 32, "n_embd": 32, "n_layer": 2,
+      "n_head": 4, "resid_pdrop": 0.1, "embd_pdrop": 0, "attn_pdrop": 0, "initializer_range": 0.2, "bias": false,
+      "residual": "mhc", "residual_streams": 2, "residual_init_std": 0.1,
+      "residual_identity_offset": -1.0})",
+         plain});
+    out.push_back(
+        {"llama_hc",
+         R"({"model_type": "llama", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 24,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 6, "initializer_range": 0.2,
+      "max_position_embeddings": 64, "residual": "hc", "residual_streams": 4, "residual_init_std": 0.1,
+      "residual_reduce": "mean_then_norm"})",
+         plain});
     return out;
   }();
   return models;
