@@ -5,6 +5,7 @@
 #include "core/config/json_reader.h"
 #include "core/config/visitor.h"
 #include "core/text.h"
+#include "models/deltaproduct/spec.h"
 #include "models/gla/spec.h"
 #include "models/gpt2/spec.h"
 #include "models/llama/spec.h"
@@ -32,6 +33,15 @@ void normalise_rope(nlohmann::json& j) {
       scaling["rope_type"] = scaling["type"];
     scaling.erase("type");
   }
+}
+
+// The DeltaProduct paper's code calls the output gate "use_gate" and has one matrix per step
+// ("k_projs.0"); newer files say "use_output_gate" and join the steps' matrices.
+void normalise_deltaproduct(nlohmann::json& j) {
+  if (!j.contains("use_gate")) return;
+  j["use_output_gate"] = j["use_gate"];
+  j.erase("use_gate");
+  if (!j.contains("weight_layout")) j["weight_layout"] = "lists";
 }
 
 nlohmann::json parse(const std::string& text, const std::string& name) {
@@ -65,6 +75,13 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     config.visit(v);
     return make_mhc_lite_spec(config, options);
   });
+  for (const char* family : {"gated_deltaproduct", "delta_net", "gated_deltanet"}) {
+    registry.add(family, [options, family](ConfigVisitor& v) {
+      DeltaProductConfig config(family);
+      config.visit(v);
+      return make_deltaproduct_spec(config, options);
+    });
+  }
   if (extra) extra(registry, options);
   return registry;
 }
@@ -88,6 +105,7 @@ std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const s
   const std::string family = family_of_config_json(text, name);
   nlohmann::json j = register_detail::parse(text, name);
   register_detail::normalise_rope(j);
+  if (family == "gated_deltaproduct") register_detail::normalise_deltaproduct(j);
   JsonConfigReader reader(j.dump(), name);
   // Contradictions are reported before a spec is used.
   auto spec = model_registry(options).make(family, reader.visitor());

@@ -24,6 +24,12 @@ struct SharedParameter {
 struct ForeignTensor {
   std::string name;
   bool transposed = false;  // stored [in, out]
+  // Not empty: files have these instead of `name`, the parameter cut along dimension 0.
+  std::vector<std::string> parts = {};
+
+  std::vector<std::string> names() const {
+    return parts.empty() ? std::vector<std::string>{name} : parts;
+  }
 };
 
 class ModelSpec {
