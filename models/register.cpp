@@ -65,17 +65,15 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     config.visit(v);
     return make_gpt2_spec(config, options);
   });
-<<<<<<< HEAD
   registry.add("gla", [options](ConfigVisitor& v) {
     GlaConfig config;
     config.visit(v);
     return make_gla_spec(config, options);
-=======
+  });
   registry.add("mhc_lite_gpt", [options](ConfigVisitor& v) {
     MhcLiteConfig config;
     config.visit(v);
     return make_mhc_lite_spec(config, options);
->>>>>>> main
   });
   for (const char* family : {"gated_deltaproduct", "delta_net", "gated_deltanet"}) {
     registry.add(family, [options, family](ConfigVisitor& v) {

@@ -48,8 +48,9 @@ template <class V>
 
 // sum + the taps of `which` times input rows `step` apart, the first at p.
 template <class V, int W, class S, class Lanes>
-[[gnu::always_inline]] inline V filtered(V sum, const V* weight, int64_t taps, const S* p,
+[[gnu::always_inline]] inline V filtered(const V& start, const V* weight, int64_t taps, const S* p,
                                          int64_t step, Taps which, Lanes lanes) {
+  V sum = start;
   if (which == (Taps{1} << taps) - 1) {
     if constexpr (W > 0) {
 #pragma GCC unroll 8

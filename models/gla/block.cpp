@@ -125,8 +125,8 @@ GlaBlock::GlaBlock(const GlaConfig& c, int block, const ParallelLayout& layout) 
 
 Tensor GlaBlock::forward(const Tensor& x_BTD, const Batch& batch) {
   auto h_BTD = (*attn_residual_)(
-      x_BTD, [&](const Tensor& u_BTD) { return (*attn_)(attn_norm_(u_BTD), batch); });
-  return (*mlp_residual_)(h_BTD,
+      x_BTD, batch, [&](const Tensor& u_BTD) { return (*attn_)(attn_norm_(u_BTD), batch); });
+  return (*mlp_residual_)(h_BTD, batch,
                           [&](const Tensor& u_BTD) { return (*mlp_)(mlp_norm_(u_BTD), batch); });
 }
 

@@ -1,6 +1,7 @@
 // The list of ops that OpSuite checks.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones_like.h>
@@ -21,7 +22,9 @@
 #include "core/ops/l2_norm.h"
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
+#include "core/ops/quasiseparable.h"
 #include "core/ops/rope.h"
+#include "core/ops/ssd.h"
 #include "core/ops/streams.h"
 #include "core/text.h"
 #include "tests/ops/op_suite.h"
@@ -392,6 +395,81 @@ void add_streams(std::vector<Subject>& subjects) {
                       .exact_rows = false});
 }
 
+void add_ssd(std::vector<Subject>& subjects) {
+  Tensor packed = at::arange(3 * 150, at::kLong).view({3, 150}).floor_divide(37).to(at::kInt);
+  packed.slice(1, 130, 150).fill_(-1);
+  struct Case {
+    std::string name;
+    int64_t T, H, P, N, G, chunk;
+    bool reverse = false;
+    Tensor segments = {};
+  };
+  const auto rows_of = [](const Tensor& segments, int64_t begin, int64_t end) {
+    return segments.defined() ? segments.slice(0, begin, end) : segments;
+  };
+  for (const Case& c :
+       std::initializer_list<Case>{{"Ssd", 150, 4, 16, 8, 1, 64},
+                                   {"SsdReverse", 150, 4, 16, 8, 2, 64, true},
+                                   {"SsdOddWidths", 37, 3, 5, 7, 3, 16},
+                                   {"SsdOfOneToken", 1, 2, 8, 4, 1, 64},
+                                   {"SsdPacked", 150, 2, 8, 4, 1, 32, false, packed},
+                                   {"SsdPackedReverse", 150, 2, 8, 4, 1, 32, true, packed}}) {
+    // y and the last state side by side: both are differentiable.
+    const auto call = [c](const auto& op, const Inputs& in, const Tensor& segments) {
+      const auto r = op(in[0], in[1] * in[1], -(in[2] * in[2]), in[3], in[4], segments, in[5],
+                        ops::SsdOptions{.reverse = c.reverse, .chunk = c.chunk});
+      return at::cat({r.y.flatten(1), r.state.flatten(1).to(r.y.scalar_type())}, 1);
+    };
+    subjects.push_back(
+        {.name = c.name,
+         .inputs = {{{3, c.T, c.H, c.P}},
+                    {{3, c.T, c.H}, true, true},
+                    {{c.H}, false, true},
+                    {{3, c.T, c.G, c.N}},
+                    {{3, c.T, c.G, c.N}},
+                    {{3, c.H, c.P, c.N}, true, true}},
+         .fast = [=](const Inputs& in) { return call(ops::ssd, in, c.segments); },
+         .composite = [=](const Inputs& in) { return call(ops::ssd_composite, in, c.segments); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return call(ops::ssd, in, rows_of(c.segments, begin, end));
+             },
+         .fp32_bound = 1e-5});
+  }
+  for (const Case& c :
+       std::initializer_list<Case>{{"Quasiseparable", 150, 4, 16, 8, 1, 64},
+                                   {"QuasiseparableWithGroups", 70, 4, 5, 7, 2, 16},
+                                   {"QuasiseparableManyHeads", 20, 12, 64, 8, 1, 64},
+                                   {"QuasiseparableOfOneToken", 1, 2, 8, 4, 1, 64},
+                                   {"QuasiseparablePacked", 150, 2, 8, 4, 1, 32, false, packed}}) {
+    const auto call = [c](const auto& op, const Inputs& in, const Tensor& segments) {
+      return op(in[0], -(in[1] * in[1]), ops::ScanInputs{in[2] * in[2], in[3], in[4]},
+                ops::ScanInputs{in[5] * in[5], in[6], in[7]}, in[8], segments, in[9], c.chunk);
+    };
+    const InputSpec x{{3, c.T, c.H, c.P}}, step{{3, c.T, c.H}, true, true}, key{{3, c.T, c.G, c.N}};
+    subjects.push_back(
+        {.name = c.name,
+         .inputs = {x,
+                    {{c.H}, false, true},
+                    step,
+                    key,
+                    key,
+                    step,
+                    key,
+                    key,
+                    step,
+                    {{c.H, c.P, c.N}, false, true}},
+         .fast = [=](const Inputs& in) { return call(ops::quasiseparable, in, c.segments); },
+         .composite =
+             [=](const Inputs& in) { return call(ops::quasiseparable_composite, in, c.segments); },
+         .slice_rows =
+             [=](const Inputs& in, int64_t begin, int64_t end) {
+               return call(ops::quasiseparable, in, rows_of(c.segments, begin, end));
+             },
+         .fp32_bound = 1e-5});
+  }
+}
+
 }  // namespace op_subjects_detail
 
 std::vector<Subject> all_subjects() {
@@ -408,6 +486,7 @@ std::vector<Subject> all_subjects() {
   add_delta_product(subjects);
   add_depthwise_conv(subjects);
   add_streams(subjects);
+  add_ssd(subjects);
   return subjects;
 }
 

@@ -82,7 +82,8 @@ const std::vector<TinyModel>& tiny_models() {
         {"deltaproduct_two_steps",
          R"({"model_type": "gated_deltaproduct", "vocab_size": 61, "hidden_size": 32, "num_heads": 4,
       "head_dim": 6, "expand_v": 1.5, "num_householder": 2, "use_forget_gate": true, "allow_neg_eigval": true,
-      "intermediate_size": 24, "num_hidden_layers": 2, "initializer_range": 0.2, "tie_word_embeddings": true})",
+      "intermediate_size": 24, "num_hidden_layers": 2, "initializer_range": 0.2, "init_scheme": "paper",
+      "tie_word_embeddings": true})",
          smooth});
     // Fewer heads than ranks at tp 4: values are cut within heads.
     out.push_back(
@@ -101,7 +102,7 @@ const std::vector<TinyModel>& tiny_models() {
         {"gated_deltanet_values",
          R"({"model_type": "gated_deltanet", "vocab_size": 64, "hidden_size": 32, "num_heads": 2,
       "num_v_heads": 4, "head_dim": 8, "expand_v": 1.0, "intermediate_size": 24, "num_hidden_layers": 2,
-      "initializer_range": 0.2, "attn": {"layers": [1], "num_heads": 4}})",
+      "initializer_range": 0.1, "attn": {"layers": [1], "num_heads": 4}})",
          plain});
     return out;
   }();
