@@ -1,12 +1,12 @@
-// strata ckpt list|inspect|verify|diff
+// strata ckpt list|inspect|verify|diff|convert
 #include <algorithm>
 #include <iostream>
 
 #include "core/config/reader.h"
 #include "core/error.h"
 #include "core/text.h"
+#include "launch/cmd_ckpt.h"
 #include "launch/command_line.h"
-#include "launch/commands.h"
 #include "parallel/checkpoint/inspect.h"
 
 namespace strata {
@@ -19,18 +19,6 @@ std::filesystem::path root_of(const std::filesystem::path& path) {
   if (!std::filesystem::is_directory(path))
     throw CheckpointError(cat(path.string(), " is not a folder."));
   return std::filesystem::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
-}
-
-// The folder of one checkpoint: itself, or the newest valid one of a run.
-std::filesystem::path checkpoint_of(const std::filesystem::path& path) {
-  const bool one = starts_with(path.filename().string(), "step-") ||
-                   std::filesystem::exists(path / "manifest.json");
-  if (one) return path;
-  const auto latest =
-      find_latest(root_of(path), [](const std::string& text) { std::cerr << text << '\n'; });
-  if (!latest)
-    throw CheckpointError(cat(path.string(), " is neither a checkpoint nor a run with one."));
-  return *latest;
 }
 
 CommandLine command(const char* verb, const char* synopsis, const char* summary, size_t words) {
@@ -103,18 +91,32 @@ int diff(const Arguments& arguments) {
 
 }  // namespace cmd_ckpt_detail
 
+std::filesystem::path checkpoint_of(const std::filesystem::path& path) {
+  const bool one = starts_with(path.filename().string(), "step-") ||
+                   std::filesystem::exists(path / "manifest.json");
+  if (one) return path;
+  const auto latest = find_latest(cmd_ckpt_detail::root_of(path),
+                                  [](const std::string& text) { std::cerr << text << '\n'; });
+  if (!latest)
+    throw CheckpointError(cat(path.string(), " is neither a checkpoint nor a run with one."));
+  return *latest;
+}
+
 int cmd_ckpt(const Arguments& arguments) {
   using namespace cmd_ckpt_detail;
   const std::vector<std::string> later = {"prune", "reindex", "consolidate", "compress"};
   if (!arguments.empty() && std::count(later.begin(), later.end(), arguments[0]) > 0) {
-    throw ConfigError({cat("strata ckpt ", arguments[0],
-                           ": not part of this version. There are: list, inspect, verify, diff")});
+    throw ConfigError(
+        {cat("strata ckpt ", arguments[0],
+             ": not part of this version. There are: list, inspect, verify, diff, convert")});
   }
-  const std::string verb = take_verb("ckpt", arguments, {"list", "inspect", "verify", "diff"});
+  const std::string verb =
+      take_verb("ckpt", arguments, {"list", "inspect", "verify", "diff", "convert"});
   if (verb == "list") return list(after_verb(arguments));
   if (verb == "inspect") return inspect(after_verb(arguments));
   if (verb == "verify") return verify(after_verb(arguments));
   if (verb == "diff") return diff(after_verb(arguments));
+  if (verb == "convert") return ckpt_convert(after_verb(arguments));
   return 0;
 }
 

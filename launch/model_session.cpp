@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "data/tokenizer.h"
+#include "launch/densify.h"
 #include "launch/failure.h"
 #include "launch/handshake.h"
 #include "launch/run_checkpoints.h"
@@ -28,15 +29,17 @@ void ModelSession::load(bool token_by_token) {
   for (auto& fact : config_facts(config_.ini)) facts.push_back(std::move(fact));
   for (auto& fact : plan_facts(config_.plan)) facts.push_back(std::move(fact));
   check_same_everywhere(runtime_.job(), facts);
+  RunCheckpoints checkpoints(config_, runtime_);
+  const std::filesystem::path directory = checkpoints.find();
+  std::shared_ptr<const ModelSpec> spec;
+  together(runtime_.job(), [&] { spec = model_of(config_, directory); });
   Plan plan = same_everywhere([&] {
-    return make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch,
+    return make_run_plan(config_.plan, *spec, runtime_.world(), config_.train.batch,
                          config_.data.sequence_length);
   });
   for (LayerStrategy& layer : plan.layers) {
     if (token_by_token) layer.sequence_parallel = false;
   }
-  RunCheckpoints checkpoints(config_, runtime_);
-  const std::filesystem::path directory = checkpoints.find();
   if (directory.empty() && config_.ckpt.init.empty()) {
     throw_agreed(CheckpointError(
         cat("There is no checkpoint in ", checkpoints.root().string(),
@@ -47,7 +50,7 @@ void ModelSession::load(bool token_by_token) {
   options.dtype = parse_train_dtype(config_.train.dtype);
   options.device = runtime_.device();
   options.vocabulary_unit = config_.train.vocabulary_unit;
-  model_ = ParallelManager::build(config_.model, plan, runtime_.pool(), options);
+  model_ = ParallelManager::build(spec, plan, runtime_.pool(), options);
   load_weights_only(config_, runtime_, *model_, directory);
   if (!directory.empty())
     together(runtime_.job(), [&] { step_ = CheckpointReader(directory).step(); });

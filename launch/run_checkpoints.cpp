@@ -298,6 +298,7 @@ bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimize
                    {"optim", quoted(config_.optim.name)},
                    {"seed", cat(config_.train.seed)},
                    {"dtype", quoted(config_.train.dtype)}};
+  if (&model != config_.model.get()) request.state["densified"] = "true";
   for (const SharedParameter& shared : model.shared_parameters()) {
     for (const std::string& alias : shared.aliases) request.aliases[alias] = shared.name;
   }

@@ -7,6 +7,7 @@
 #include "core/config/writer.h"
 #include "core/error.h"
 #include "core/text.h"
+#include "launch/densify.h"
 #include "launch/tee_visitor.h"
 
 namespace strata {
@@ -128,6 +129,13 @@ class RunConfigReader {
       reader_.problem(
           "data.sequence_length", cat(length),
           cat("at most ", config_.model->max_positions(), " (the model's longest context)"));
+    }
+    if (config_.model && densify_step(config_) >= 0) {
+      try {
+        dense_model(config_);
+      } catch (const ConfigError& error) {
+        for (const std::string& problem : error.problems()) others_.push_back(problem);
+      }
     }
     if (config_.plan.file != "none" && config_.plan.file != "auto") {
       try {

@@ -37,6 +37,10 @@ void TrainSection::visit(ConfigVisitor& v) {
   v.field("nonfinite", nonfinite, one_of({"skip", "stop"}),
           "a loss or gradient that is not finite: skip the step (three in a row or 20 of 1000 end "
           "the run), or stop at the first");
+  v.field("densify_at", densify_at, number_between(0, 1),
+          "part of the steps after which structured linears (model.linear) become dense; 1: never");
+  v.field("densify_warmup", densify_warmup, at_least(0),
+          "steps of linear warm-up after that, because the new weights have no optimizer state");
 }
 
 void OptimSection::visit(ConfigVisitor& v) {

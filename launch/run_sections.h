@@ -28,6 +28,8 @@ struct TrainSection {
   int64_t head_chunk_tokens = 1024;
   int64_t vocabulary_unit = 128;
   std::string nonfinite = "skip";
+  double densify_at = 1;
+  int64_t densify_warmup = 200;
   void visit(ConfigVisitor& v);
 };
 

@@ -4,17 +4,20 @@
 
 #include <chrono>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/log.h"
 #include "core/memory_meter.h"
 #include "core/text.h"
 #include "data/tokenizer.h"
+#include "launch/densify.h"
 #include "launch/desync.h"
 #include "launch/failure.h"
 #include "launch/run_plan.h"
 #include "launch/sampler.h"
 #include "optim/replica_audit.h"
+#include "parallel/engine/converted_weights.h"
 #include "parallel/nn/auto_split_report.h"
 
 namespace strata {
@@ -38,11 +41,12 @@ std::string printable(const std::string& text) {
 }  // namespace trainer_detail
 
 Trainer::Trainer(const RunConfig& config, Runtime& runtime)
-    : config_(config), runtime_(runtime), checkpoints_(config, runtime) {}
+    : config_(config), runtime_(runtime), checkpoints_(config, runtime), spec_(config.model) {}
 Trainer::~Trainer() = default;
 
 int Trainer::run() {
   check_alike();
+  choose_model();
   build();
   open_validation();
   restore();
@@ -50,6 +54,7 @@ int Trainer::run() {
   start_reading();
   forecast_memory();
   while (!done()) {
+    if (densify_due()) densify();
     StepRecord step = train_step();
     const Request request = agree_on_request(last_report_);
     evaluate_if_due(step);
@@ -73,10 +78,49 @@ void Trainer::check_alike() {
   check_same_everywhere(runtime_.job(), facts);
 }
 
+// A run that goes on after train.densify_at is one of a dense model.
+void Trainer::choose_model() {
+  if (densify_step(config_) < 0 || config_.ckpt.load != "strict") return;
+  const std::filesystem::path newest = checkpoints_.find();
+  together(runtime_.job(), [&] { spec_ = model_of(config_, newest); });
+}
+
+bool Trainer::densify_due() const {
+  const int64_t at = densify_step(config_);
+  return at >= 0 && position_.step >= at && spec_ == config_.model;
+}
+
+// Structured linears become dense ones that compute the same. The new weights are made from a
+// checkpoint, so that every rank reads just what it will hold.
+void Trainer::densify() {
+  if (checkpoints_.newest_step() != position_.step) save();
+  if (checkpoints_.newest_step() != position_.step) {
+    throw_agreed(StorageError(cat("train.densify_at: the checkpoint of step ", position_.step,
+                                  " could not be saved, and the dense weights are made from it.")));
+  }
+  runtime_.enter(Watchdog::Phase::Load, "densify", position_.step);
+  const std::filesystem::path directory = checkpoints_.root() / checkpoints_.newest();
+  const std::shared_ptr<const ModelSpec> structured = spec_;
+  optimizer_.reset();
+  model_.reset();
+  spec_ = dense_model(config_);
+  build();
+  std::shared_ptr<const CheckpointReader> reader;
+  together(runtime_.job(), [&] { reader = std::make_shared<CheckpointReader>(directory); });
+  const auto stored = make_checkpoint_weights(reader);
+  const bool shuffled = nlohmann::json::parse(structured->foreign_config()).value("shuffle", false);
+  const auto dense = make_converted_weights(*stored, *structured, {.shuffled = shuffled});
+  together(runtime_.job(), [&] { optimizer_->load_converted(*dense, *reader); });
+  model_->weights_changed();
+  flops_per_step_ = flops_per_step(*spec_, config_.train.batch, config_.data.sequence_length);
+  log::info("step ", position_.step, ": linears are dense from here on; ",
+            model_->logical_elements(), " parameters");
+}
+
 void Trainer::build() {
   memory_meter::install();
   plan_ = same_everywhere([&] {
-    Plan plan = make_run_plan(config_.plan, *config_.model, runtime_.world(), config_.train.batch,
+    Plan plan = make_run_plan(config_.plan, *spec_, runtime_.world(), config_.train.batch,
                               config_.data.sequence_length);
     if (!config_.runtime.invariant()) return plan;
     std::vector<std::string> problems = check_canonical(plan);
@@ -90,13 +134,12 @@ void Trainer::build() {
               " rows per rank and micro-batch, tp ", plan_.layers[0].tp, " and ",
               runtime_.threads(), runtime_.threads() == 1 ? " thread" : " threads", " a rank");
   }
-  for (const std::string& note : auto_split_notes(*config_.model, plan_))
+  for (const std::string& note : auto_split_notes(*spec_, plan_))
     log::info("tensor parallelism: ", note);
   log::info("data: ", config_.train_data->description());
   if (runtime_.op_log() != nullptr) {
     std::vector<std::string> names;
-    for (int l = 0; l < config_.model->layer_count(); ++l)
-      names.push_back(config_.model->layer_name(l));
+    for (int l = 0; l < spec_->layer_count(); ++l) names.push_back(spec_->layer_name(l));
     runtime_.op_log()->set_layer_names(names);
   }
   ManagerOptions options;
@@ -105,13 +148,13 @@ void Trainer::build() {
   options.seed = static_cast<uint64_t>(config_.train.seed);
   options.vocabulary_unit = config_.train.vocabulary_unit;
   options.canonical_sums = config_.runtime.invariant();
-  model_ = ParallelManager::build(config_.model, plan_, runtime_.pool(), options);
+  model_ = ParallelManager::build(spec_, plan_, runtime_.pool(), options);
   optimizer_ = std::make_unique<DistributedOptimizer>(
       *model_, make_rules(config_),
       OptimizerOptions{.max_grad_norm = config_.optim.max_grad_norm,
                        .audit = config_.optim.audit,
                        .exact_norm = config_.runtime.invariant()});
-  log::info("model: ", config_.model_name, ", ", config_.model->layer_count() - 2, " blocks, ",
+  log::info("model: ", config_.model_name, ", ", spec_->layer_count() - 2, " blocks, ",
             model_->logical_elements(), " parameters; ", config_.train.dtype, " on ",
             runtime_.device().str(), ", ", runtime_.threads(),
             runtime_.threads() == 1 ? " thread" : " threads", " a rank");
@@ -143,8 +186,7 @@ void Trainer::restore() {
 
 void Trainer::open_records() {
   runtime_.enter(Watchdog::Phase::Start, "start");
-  flops_per_step_ =
-      flops_per_step(*config_.model, config_.train.batch, config_.data.sequence_length);
+  flops_per_step_ = flops_per_step(*spec_, config_.train.batch, config_.data.sequence_length);
   if (!done())
     peak_flops_ =
         measure_peak(runtime_.job(), runtime_.device(), parse_train_dtype(config_.train.dtype));
@@ -152,7 +194,7 @@ void Trainer::open_records() {
     if (!runtime_.first()) return;
     const RunDirectory& directory = runtime_.directory();
     io::write_text_atomic(directory.file("config.ini"), config_.ini);
-    io::write_text_atomic(directory.file("plan.json"), plan_json(plan_, *config_.model));
+    io::write_text_atomic(directory.file("plan.json"), plan_json(plan_, *spec_));
     metrics_.emplace(directory.file("metrics.jsonl"), position_.step);
     if (config_.log.tensorboard)
       tensorboard_.emplace(directory.file("tensorboard"), position_.step + 1);
@@ -196,9 +238,11 @@ StepRecord Trainer::train_step() {
   take_request_files();
   const bool attention = std::max(file_request_, pending_request()) != Request::None;
   const double lr =
-      learning_rate(config_.sched, config_.optim.lr, position_.step, config_.train.steps);
+      learning_rate(config_.sched, config_.optim.lr, position_.step, config_.train.steps) *
+      densify_warmup(config_, position_.step);
   const StepLoss loss = model_->forward_backward(batches);
-  last_report_ = optimizer_->step({position_.updates, lr}, loss, attention);
+  const double decay = weight_decay_factor(config_.sched, position_.step, config_.train.steps);
+  last_report_ = optimizer_->step({position_.updates, lr, decay}, loss, attention);
   if (config_.comm.check != "off") check_sequences(runtime_.pool());
   memory_.measured(runtime_.job());
 
@@ -346,8 +390,7 @@ void Trainer::save() {
   runtime_.enter(Watchdog::Phase::Save, "save", position_.step);
   const double begin = trainer_detail::now_s();
   write_status("saving");
-  if (checkpoints_.save(position_, *optimizer_, plan_, *config_.model,
-                        config_.train_data->fingerprint())) {
+  if (checkpoints_.save(position_, *optimizer_, plan_, *spec_, config_.train_data->fingerprint())) {
     log::info("saved ", checkpoints_.newest(), " in ",
               duration_text(trainer_detail::now_s() - begin));
   }

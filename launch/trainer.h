@@ -35,12 +35,17 @@ class Trainer {
  private:
   // Preparation, in order.
   void check_alike();
+  void choose_model();
   void build();
   void open_validation();
   void restore();
   void open_records();
   void start_reading();
   void forecast_memory();
+
+  // train.densify_at: the model is built anew with dense linears.
+  bool densify_due() const;
+  void densify();
 
   // One step and what may follow it.
   StepRecord train_step();
@@ -63,6 +68,7 @@ class Trainer {
   const RunConfig& config_;
   Runtime& runtime_;
   RunCheckpoints checkpoints_;
+  std::shared_ptr<const ModelSpec> spec_;  // config_.model, or its dense form
   Plan plan_;
   std::unique_ptr<ParallelManager> model_;
   std::unique_ptr<DistributedOptimizer> optimizer_;

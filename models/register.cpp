@@ -9,6 +9,7 @@
 #include "models/gla/spec.h"
 #include "models/gpt2/spec.h"
 #include "models/llama/spec.h"
+#include "models/matmul_free/spec.h"
 #include "models/mhc_lite/spec.h"
 
 namespace strata {
@@ -44,6 +45,26 @@ void normalise_deltaproduct(nlohmann::json& j) {
   if (!j.contains("weight_layout")) j["weight_layout"] = "lists";
 }
 
+// The names that checkpoints of structured models use for the keys of LinearParts.
+void normalise_structured(nlohmann::json& j) {
+  if (j.contains("structured_linear")) {
+    const nlohmann::json& kind = j["structured_linear"];
+    j["linear"] = kind == "MonarchLinear"              ? nlohmann::json("monarch")
+                  : kind == "BlockdiagLinear"          ? nlohmann::json("blockdiag")
+                  : kind.is_null() || kind == "Linear" ? nlohmann::json("dense")
+                                                       : kind;
+    j.erase("structured_linear");
+  }
+  const std::pair<const char*, const char*> names[] = {{"structured_targets", "linear_targets"},
+                                                       {"nblocks", "linear_blocks"},
+                                                       {"shuffle", "linear_shuffle"}};
+  for (const auto& [theirs, ours] : names) {
+    if (!j.contains(theirs)) continue;
+    j[ours] = j[theirs];
+    j.erase(theirs);
+  }
+}
+
 nlohmann::json parse(const std::string& text, const std::string& name) {
   nlohmann::json j = nlohmann::json::parse(text, nullptr, false);
   if (j.is_discarded() || !j.is_object())
@@ -69,6 +90,11 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     GlaConfig config;
     config.visit(v);
     return make_gla_spec(config, options);
+  });
+  registry.add("hgrn_bit", [options](ConfigVisitor& v) {
+    MatmulFreeConfig config;
+    config.visit(v);
+    return make_matmul_free_spec(config, options);
   });
   registry.add("mhc_lite_gpt", [options](ConfigVisitor& v) {
     MhcLiteConfig config;
@@ -106,6 +132,7 @@ std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const s
   nlohmann::json j = register_detail::parse(text, name);
   register_detail::normalise_rope(j);
   if (family == "gated_deltaproduct") register_detail::normalise_deltaproduct(j);
+  register_detail::normalise_structured(j);
   JsonConfigReader reader(j.dump(), name);
   // Contradictions are reported before a spec is used.
   auto spec = model_registry(options).make(family, reader.visitor());

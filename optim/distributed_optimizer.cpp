@@ -118,8 +118,8 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
     Tensor delta = at::empty_like(grad);
     if (!item.rule->update(p.meta, weights, grad, item.state, info, delta)) continue;
     const double lr = info.lr * p.meta.lr_scale;
-    if (p.meta.weight_decay && item.rule->weight_decay() != 0)
-      weights.mul_(1 - lr * item.rule->weight_decay());
+    const double decay = info.decay * item.rule->weight_decay();
+    if (p.meta.weight_decay && decay != 0) weights.mul_(1 - lr * decay);
     weights.add_(delta, -lr);
     if (item.master.defined()) item.slice.value.copy_(weights);
   }
@@ -184,6 +184,29 @@ void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
       for_boxes(item.slice, item.state[s], [&](const Box& box, Tensor part) {
         part.copy_(in.read(cat("/optim/", p.meta.name, "/", item.slots[s].name), box));
       });
+    }
+  }
+}
+
+void DistributedOptimizer::load_converted(const WeightSource& weights,
+                                          const CheckpointReader& state) {
+  at::NoGradGuard no_grad;
+  for (Impl::Item& item : impl_->items) {
+    const Parameter& p = *item.slice.parameter;
+    const Tensor& values = item.weights();
+    for_boxes(item.slice, values, [&](const Box& box, Tensor part) {
+      part.copy_(weights.read(p, box, part.scalar_type()));
+    });
+    if (item.master.defined()) item.slice.value.copy_(item.master);
+    for (size_t s = 0; s < item.slots.size(); ++s) {
+      const std::string path = cat("/optim/", p.meta.name, "/", item.slots[s].name);
+      const auto stored = state.tensors().find(path);
+      if (stored == state.tensors().end() || stored->second.shape != p.meta.logical) {
+        item.state[s].zero_();
+        continue;
+      }
+      for_boxes(item.slice, item.state[s],
+                [&](const Box& box, Tensor part) { part.copy_(state.read(path, box)); });
     }
   }
 }

@@ -48,6 +48,9 @@ class DistributedOptimizer {
   // for non-finite gradients (skipped).
   StepReport step(const StepInfo& info, const StepLoss& loss, bool stop = false);
 
+  // Weights from `weights`; state from the checkpoint where it has some of that name and shape,
+  // zeros elsewhere. The caller calls model.weights_changed().
+  void load_converted(const WeightSource& weights, const CheckpointReader& state);
   // Fills masters of 16-bit parameters from the same source as the weights (fp32 values before
   // rounding).
   void load_masters(const WeightSource& source);

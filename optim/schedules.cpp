@@ -16,9 +16,20 @@ void ScheduleConfig::visit(ConfigVisitor& v) {
           "learning rate at the end, as a part of the peak");
   v.field("decay_fraction", decay_fraction, number_between(0, 1),
           "wsd: part of the run that decays");
+  v.field("half_at", half_at, number_between(0, 1),
+          "part of the steps after which the rate is multiplied by half_factor; 1: never");
+  v.field("half_factor", half_factor, number_between(0, 1), "see half_at");
+  v.field("wd_zero_at", wd_zero_at, number_between(0, 1),
+          "part of the steps after which there is no weight decay; 1: never");
 }
 
-double learning_rate(const ScheduleConfig& s, double peak, int64_t step, int64_t steps) {
+namespace schedules_detail {
+
+bool reached(double part, int64_t step, int64_t steps) {
+  return part < 1 && static_cast<double>(step) >= part * static_cast<double>(steps);
+}
+
+double shape(const ScheduleConfig& s, double peak, int64_t step, int64_t steps) {
   if (step < s.warmup) return peak * static_cast<double>(step + 1) / static_cast<double>(s.warmup);
   const double low = s.min_ratio * peak;
   auto fraction = [&](int64_t from) {
@@ -39,6 +50,17 @@ double learning_rate(const ScheduleConfig& s, double peak, int64_t step, int64_t
                             static_cast<double>(step + 1));
   }
   return peak;
+}
+
+}  // namespace schedules_detail
+
+double learning_rate(const ScheduleConfig& s, double peak, int64_t step, int64_t steps) {
+  const double rate = schedules_detail::shape(s, peak, step, steps);
+  return schedules_detail::reached(s.half_at, step, steps) ? rate * s.half_factor : rate;
+}
+
+double weight_decay_factor(const ScheduleConfig& s, int64_t step, int64_t steps) {
+  return schedules_detail::reached(s.wd_zero_at, step, steps) ? 0 : 1;
 }
 
 }  // namespace strata

@@ -18,6 +18,7 @@ class ConfigVisitor;
 struct StepInfo {
   int64_t step = 0;  // number of updates applied before this one
   double lr = 0;     // schedule value at this step, without the parameter's lr_scale
+  double decay = 1;  // factor of the rule's weight decay
 };
 
 struct StateSlot {

@@ -44,10 +44,11 @@ Tensor Gpt2Attention::forward(const Tensor& x_BTC, const Batch& batch) {
 
 Gpt2Mlp::Gpt2Mlp(const Gpt2Config& c, const ParallelLayout& layout)
     : Region(layout), activation_(c.activation_function) {
-  up_ = linear("c_fc", c.n_embd, c.inner(), split_out(),
-               c.parts.linear("mlp.c_fc", {.bias = c.bias, .init_std = c.initializer_range}));
-  down_ = linear("c_proj", c.inner(), c.n_embd, split_in(),
-                 c.parts.linear("mlp.c_proj", gpt2_detail::projection(c)));
+  const std::string up = c.plain_mlp() ? "c_fc" : "fc1", down = c.plain_mlp() ? "c_proj" : "fc2";
+  up_ = linear(up, c.n_embd, c.inner(), split_out(),
+               c.parts.linear("mlp." + up, {.bias = c.bias, .init_std = c.initializer_range}));
+  down_ = linear(down, c.inner(), c.n_embd, split_in(),
+                 c.parts.linear("mlp." + down, gpt2_detail::projection(c)));
 }
 
 Tensor Gpt2Mlp::forward(const Tensor& x_BTC, const Batch&) {

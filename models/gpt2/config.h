@@ -27,6 +27,11 @@ struct Gpt2Config {
   bool bias = true;  // of linears and norms; nanoGPT's key
   BlockParts parts;
 
+  // The feed-forward layer's linears are called c_fc and c_proj; where they are structured, fc1 and
+  // fc2, as in the checkpoints of such models.
+  bool plain_mlp() const {
+    return !parts.linears.targeted("mlp.fc1") && !parts.linears.targeted("mlp.fc2");
+  }
   int64_t inner() const { return n_inner.value_or(4 * n_embd); }
   void visit(ConfigVisitor& v);
 };

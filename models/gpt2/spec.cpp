@@ -43,15 +43,19 @@ std::shared_ptr<Layer> Gpt2Spec::make_block(int block, const ParallelLayout& lay
 }
 
 double Gpt2Spec::block_flops_per_token(int, int64_t time) const {
-  const double C = static_cast<double>(c_.n_embd);
-  return 8 * C * C + 4 * C * static_cast<double>(c_.inner()) + 4 * C * static_cast<double>(time);
+  const int64_t C = c_.n_embd, F = c_.inner();
+  const LinearParts& l = c_.parts.linears;
+  const double mlp = c_.plain_mlp() ? l.cost("mlp.c_fc", C, F) + l.cost("mlp.c_proj", F, C)
+                                    : l.cost("mlp.fc1", C, F) + l.cost("mlp.fc2", F, C);
+  const double linears = l.cost("attn.c_attn", C, 3 * C) + l.cost("attn.c_proj", C, C) + mlp;
+  return 2 * linears + 4 * static_cast<double>(C) * static_cast<double>(time);
 }
 
 // HF stores the linear layers of a block as Conv1D, [in, out].
 ForeignTensor Gpt2Spec::foreign(const std::string& parameter) const {
-  for (const char* linear :
-       {".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"}) {
-    if (ends_with(parameter, linear)) return {parameter, true};
+  for (const char* linear : {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}) {
+    if (ends_with(parameter, cat(".", linear, ".weight")))
+      return {parameter, !c_.parts.linears.targeted(linear)};
   }
   return {parameter, false};
 }

@@ -36,12 +36,14 @@ class LlamaSpec final : public DecoderSpec {
   }
 
   double block_flops_per_token(int, int64_t time) const override {
-    const double d = static_cast<double>(c_.hidden_size), K = static_cast<double>(c_.head_dim());
-    const double q = static_cast<double>(c_.num_attention_heads) * K,
-                 kv = static_cast<double>(c_.kv_heads()) * K;
-    const double projections =
-        2 * d * (2 * q + 2 * kv) + 6 * d * static_cast<double>(c_.intermediate_size);
-    return projections + 4 * q * static_cast<double>(time);
+    const int64_t d = c_.hidden_size, q = c_.num_attention_heads * c_.head_dim(),
+                  kv = c_.kv_heads() * c_.head_dim(), F = c_.intermediate_size;
+    const LinearParts& l = c_.parts.linears;
+    const double linears = l.cost("self_attn.q_proj", d, q) + l.cost("self_attn.k_proj", d, kv) +
+                           l.cost("self_attn.v_proj", d, kv) + l.cost("self_attn.o_proj", q, d) +
+                           l.cost("mlp.gate_proj", d, F) + l.cost("mlp.up_proj", d, F) +
+                           l.cost("mlp.down_proj", F, d);
+    return 2 * linears + 4 * static_cast<double>(q) * static_cast<double>(time);
   }
 
   bool foreign_ignored(const std::string& name) const override {

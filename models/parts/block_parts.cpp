@@ -6,13 +6,13 @@
 
 namespace strata {
 
-void BlockParts::visit(ConfigVisitor& v) { residual.visit(v); }
-
-LinearOptions BlockParts::linear(const std::string&, LinearOptions options) const {
-  return options;
+void BlockParts::visit(ConfigVisitor& v) {
+  residual.visit(v);
+  linears.visit(v);
 }
 
 void BlockParts::write(nlohmann::ordered_json& config) const {
+  linears.write(config);
   if (residual.plain()) return;
   config["residual"] = residual.kind;
   config["residual_streams"] = residual.streams;

@@ -3,6 +3,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "models/parts/linear_parts.h"
 #include "models/parts/residual.h"
 #include "parallel/nn/module.h"
 
@@ -12,10 +13,13 @@ class ConfigVisitor;
 
 struct BlockParts {
   ResidualConfig residual;
+  LinearParts linears;
 
   void visit(ConfigVisitor& v);
   // Options of the linear called `name` within its block ("mlp.down_proj").
-  LinearOptions linear(const std::string& name, LinearOptions options) const;
+  LinearOptions linear(const std::string& name, LinearOptions options) const {
+    return linears.apply(name, std::move(options));
+  }
   // Writes what differs from the defaults: files of plain models look as their ecosystem has them.
   void write(nlohmann::ordered_json& config) const;
 };

@@ -44,6 +44,8 @@ const char* site_op_name(SiteOp op) {
       return "startup";
     case SiteOp::Check:
       return "check";
+    case SiteOp::RowSums:
+      return "row_sums";
     case SiteOp::Test:
       return "test";
   }

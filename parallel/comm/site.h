@@ -27,6 +27,7 @@ enum class SiteOp : uint16_t {
   Data,
   Startup,
   Check,
+  RowSums,
   Test,
 };
 const char* site_op_name(SiteOp op);

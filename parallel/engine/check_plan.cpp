@@ -192,6 +192,7 @@ class Checker {
   // One parameter in several layers has one layout.
   void check_shared() {
     for (const SharedParameter& shared : model_.shared_parameters()) {
+      if (shared.model_wide) continue;
       const int owner = shared.layers.front();
       const LayerStrategy& first = strategy(owner);
       for (const int layer : shared.layers) {

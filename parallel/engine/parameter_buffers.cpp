@@ -1,5 +1,8 @@
 #include "parallel/engine/parameter_buffers.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 #include <chrono>
 #include <tuple>
@@ -51,15 +54,17 @@ void ParameterBuffers::add_layer(int layer, const ParallelLayout& layout,
   for (auto& [key, members] : groups) add_group(layer, layout, std::move(members), nullptr);
 }
 
-void ParameterBuffers::add_group(int layer, const ParallelLayout& layout,
+void ParameterBuffers::add_group(int layer, const ParallelLayout& of_layer,
                                  std::vector<Parameter*> parameters, const Tie* tie) {
+  const ParallelLayout& layout = tie != nullptr && tie->layout ? *tie->layout : of_layer;
   auto group = std::make_unique<Group>();
   Group& g = *group;
   g.parameters = std::move(parameters);
   g.shards = &layout.shards();
   const Parameter& front = *g.parameters.front();
   if (tie != nullptr) {
-    g.pair = tie->pair;
+    g.stages = tie->stages;
+    g.uses = tie->uses;
     Group*& first = first_uses_[front.meta.name];
     if (first == nullptr) {
       first = &g;
@@ -188,13 +193,36 @@ void ParameterBuffers::finish() {
   for_own([](Group& g) { g.gradients->settle(); });
   for_own([](Group& g) { g.gradients->start_final(); });
   for_own([](Group& g) { g.gradients->settle(); });
-  for_own([](Group& g) {
-    if (g.first_use) g.first_use->gradients->own().add_(g.gradients->own());
+  for_own([&](Group& g) {
+    if (g.first_use && !by_layer(g)) g.first_use->gradients->own().add_(g.gradients->own());
   });
-  for_own([](Group& g) {
-    if (g.pair != nullptr)
-      g.pair->all_reduce(g.gradients->own(), ReduceOp::Sum, {0, SiteOp::TiedSum}).wait();
+  for_own([&](Group& g) {
+    if (g.stages == nullptr || g.first_use) return;
+    if (by_layer(g)) return sum_by_layer(g);
+    g.stages->all_reduce(g.gradients->own(), ReduceOp::Sum, {0, SiteOp::TiedSum}).wait();
   });
+}
+
+// Canonical sums of more than two uses in several stages: the sums of all layers come together
+// (everywhere else they are zeros, which change no bit) and are added in the order of the layers.
+bool ParameterBuffers::by_layer(const Group& g) const {
+  return canonical_ && g.stages != nullptr && g.uses.size() > 2;
+}
+
+void ParameterBuffers::sum_by_layer(Group& first) {
+  const Tensor own = first.gradients->own();
+  const auto uses = static_cast<int64_t>(first.uses.size());
+  const Tensor rows = at::zeros({uses, own.numel()}, own.options());
+  for (int64_t use = 0; use < uses; ++use) {
+    const auto layer = layers_.find(first.uses[static_cast<size_t>(use)]);
+    if (layer == layers_.end()) continue;
+    for (const auto& g : layer->second) {
+      if (g.get() == &first || g->first_use == &first) rows[use].copy_(g->gradients->own());
+    }
+  }
+  first.stages->all_reduce(rows, ReduceOp::Sum, {0, SiteOp::TiedSum}).wait();
+  own.zero_();
+  for (int64_t use = 0; use < uses; ++use) own.add_(rows[use]);
 }
 
 BufferBytes ParameterBuffers::bytes() const {

@@ -5,9 +5,11 @@
 //
 // Tied parameters: every layer that uses one has a buffer of its own for it. In one process they
 // share the values and, unless sums are canonical, the gradient. Otherwise finish() adds the sums
-// of the uses: locally, or over the pair of ranks that hold the uses.
+// of the uses: locally, then over the ranks of the stages that hold the others. Model-wide ones
+// (ParamMeta) have a layout of their own in which all ranks of a stage are replicas.
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,8 +34,10 @@ class ParameterBuffers {
 
   // What is known of a parameter that several layers share.
   struct Tie {
-    Communicator* pair = nullptr;  // where first and last use are in different processes
-    bool counted = true;           // in the norm, by this process
+    Communicator* stages = nullptr;        // one rank of each stage, where several use it
+    bool counted = true;                   // in the norm, by this process
+    std::vector<int> uses;                 // its layers
+    std::optional<ParallelLayout> layout;  // of a model-wide parameter: all ranks are replicas
   };
   // Collective over the layer's groups. Layers in increasing order; `ties` by parameter name.
   void add_layer(int layer, const ParallelLayout& layout, const std::vector<Parameter*>& parameters,
@@ -63,12 +67,15 @@ class ParameterBuffers {
     std::shared_ptr<GradientBuffer> gradients;  // none: frozen
     Group* first_use = nullptr;                 // of a tied parameter in this process
     ScratchRing* ring = nullptr;
-    Communicator* pair = nullptr;
+    Communicator* stages = nullptr;
+    std::vector<int> uses;  // layers of a tied parameter
     Communicator* shards = nullptr;
     bool shares_gradient() const { return first_use && first_use->gradients == gradients; }
   };
   void add_group(int layer, const ParallelLayout& layout, std::vector<Parameter*> parameters,
                  const Tie* tie);
+  bool by_layer(const Group& group) const;
+  void sum_by_layer(Group& first_use);
   void add_slices(const Group& group, const ParallelLayout& layout, const FlatLayout& flat,
                   bool counted);
 

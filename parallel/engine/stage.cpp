@@ -37,6 +37,22 @@ std::vector<int> stage_group(const Plan& plan, int stage) {
   return out;
 }
 
+// The stages that use a shared parameter, the first being its owner's.
+std::vector<int> stages_of(const SharedParameter& shared, const Plan& plan) {
+  std::vector<int> out;
+  for (const int layer : shared.layers) out.push_back(plan.stage_of(layer));
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+// Rank `index` of each of them.
+std::vector<int> across(const std::vector<int>& stages, const Plan& plan, int index) {
+  std::vector<int> out;
+  for (const int stage : stages) out.push_back(stage * plan.ranks_per_stage() + index);
+  return out;
+}
+
 }  // namespace stage_detail
 
 Stage::Stage(const ModelSpec& spec, const Plan& plan, CommPool& pool, const ManagerOptions& options)
@@ -81,9 +97,9 @@ void Stage::create_groups(const ModelSpec& spec, const Plan& plan, CommPool& poo
     }
   }
   for (const SharedParameter& shared : spec.shared_parameters()) {
-    const int a = plan.stage_of(shared.layers.front()), b = plan.stage_of(shared.layers.back());
-    for (int g = 0; a != b && g < plan.ranks_per_stage(); ++g)
-      groups.push_back({a * plan.ranks_per_stage() + g, b * plan.ranks_per_stage() + g});
+    const auto stages = stage_detail::stages_of(shared, plan);
+    for (int g = 0; stages.size() > 1 && g < plan.ranks_per_stage(); ++g)
+      groups.push_back(stage_detail::across(stages, plan, g));
   }
   std::erase_if(groups, [](const auto& ranks) { return ranks.size() == 1; });
   pool.create(std::move(groups));
@@ -119,7 +135,7 @@ ParallelLayout Stage::layout_of(int layer, const Plan& plan, CommPool& pool,
 
 void Stage::build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool,
                          const ManagerOptions& options) {
-  const auto shared = ties(spec, plan, pool);
+  const auto shared = ties(spec, plan, pool, options);
   chunks_.assign(static_cast<size_t>(plan.chunks), {layer_count_, -1});
   for (int l = 0; l < layer_count_; ++l) {
     if (plan.stage_of(l) != index_) continue;
@@ -141,19 +157,26 @@ void Stage::build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool
 }
 
 std::map<std::string, ParameterBuffers::Tie> Stage::ties(const ModelSpec& spec, const Plan& plan,
-                                                         CommPool& pool) const {
+                                                         CommPool& pool,
+                                                         const ManagerOptions& options) const {
   std::map<std::string, ParameterBuffers::Tie> out;
-  const int ranks = plan.ranks_per_stage(), g = pool.job().rank() % ranks;
+  const int g = pool.job().rank() % plan.ranks_per_stage();
   for (const SharedParameter& shared : spec.shared_parameters()) {
-    const int a = plan.stage_of(shared.layers.front()), b = plan.stage_of(shared.layers.back());
-    for (const int layer : shared.layers) {
-      STRATA_CHECK(plan.stage_of(layer) == a || plan.stage_of(layer) == b,
-                   cat(shared.name, " is shared by more than two stages"));
-    }
+    const auto stages = stage_detail::stages_of(shared, plan);
     ParameterBuffers::Tie tie;
-    if (a != b && (index_ == a || index_ == b)) {
-      tie.pair = &pool.group(std::vector<int>{a * ranks + g, b * ranks + g});
-      tie.counted = index_ == a;
+    if (stages.size() > 1 && std::count(stages.begin(), stages.end(), index_) > 0) {
+      tie.stages = &pool.group(stage_detail::across(stages, plan, g));
+      tie.counted = index_ == stages.front();
+    }
+    tie.uses = shared.layers;
+    if (shared.model_wide) {
+      ParallelLayout::Parts parts;
+      parts.strategy.dp = plan.ranks_per_stage();
+      parts.dp = parts.copies = ranks_;
+      parts.device = options.device;
+      parts.dtype = options.dtype;
+      parts.seed = options.seed;
+      tie.layout.emplace(parts);
     }
     out[shared.name] = tie;
   }

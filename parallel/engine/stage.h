@@ -46,7 +46,8 @@ class Stage {
   void build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool,
                     const ManagerOptions& options);
   std::map<std::string, ParameterBuffers::Tie> ties(const ModelSpec& spec, const Plan& plan,
-                                                    CommPool& pool) const;
+                                                    CommPool& pool,
+                                                    const ManagerOptions& options) const;
 
   int index_ = 0, layer_count_ = 0;
   Communicator* ranks_ = nullptr;

@@ -35,7 +35,22 @@ struct Setting : torch::CustomClassHolder {
   ParallelLayout layout;
   HeadOptions options;
   int64_t vocabulary;
-  Range columns;  // of the vocabulary, held here
+  Range columns;    // of the vocabulary, held here
+  double beta = 1;  // of a ternary head
+};
+
+// The projection of a ternary head below a region: its gain reads whole rows on every rank, and
+// each rank's gradient is a part of the sum.
+class BitHead final : public Region {
+ public:
+  BitHead(const std::string& name, int64_t width, int64_t vocabulary,
+          const BitLinearOptions& options, const ParallelLayout& layout)
+      : Region(layout) {
+    linear = add<BitLinear>(name, width, vocabulary, split_vocabulary(layout.vocabulary_unit()),
+                            options, layout);
+  }
+  Tensor forward(const Tensor& x, const Batch&) override { return (*linear)(x); }
+  std::shared_ptr<BitLinear> linear;
 };
 
 // Row maxima and sums over the whole vocabulary of a chunk's logits.
@@ -68,30 +83,42 @@ Tensor correct_predictions(const Tensor& logits, const ChunkSums& sums, const Te
 
 // x [N, D], weight [V here, D] -> [2]. The gradient for an upstream factor of 1 is formed chunk by
 // chunk while the chunk's logits are in memory; backward only scales it.
+// A ternary head has a gain, and `matrix` are its codes.
 struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
+                        const std::optional<Tensor>& gain, const Tensor& matrix,
                         const Tensor& targets, const c10::intrusive_ptr<Setting>& setting,
                         bool need_gradient) {
     const Setting& s = *setting;
     const at::ScalarType wide = accumulate_dtype(x.scalar_type());
-    const Tensor w = weight.to(x.scalar_type());
+    const Tensor w = matrix.to(x.scalar_type());
     const int64_t tokens = x.size(0), chunk = std::max<int64_t>(1, s.options.chunk_tokens);
     Tensor loss = at::zeros({}, x.options().dtype(wide)),
            correct = at::zeros({}, x.options().dtype(wide));
-    Tensor dx, dw;
+    Tensor dx, dw, dgain;
     if (need_gradient) {
       dx = at::empty_like(x);
       dw = at::zeros(weight.sizes(), x.options().dtype(wide));
+      if (gain) dgain = at::zeros(gain->sizes(), x.options().dtype(wide));
     }
     for (int64_t begin = 0; begin < tokens; begin += chunk) {
       const int64_t n = std::min(chunk, tokens - begin);
       Tensor x_c = x.narrow(0, begin, n), t_c = targets.narrow(0, begin, n);
-      Tensor logits = at::mm(x_c, w.t());
+      ops::BitRows rows;
+      if (gain) rows = ops::bit_rows(x_c, *gain, s.options.bit->rows);
+      Tensor logits = gain ? ops::bit_product(rows, w, s.beta) : at::mm(x_c, w.t());
       ChunkSums sums = reduce_chunk(logits, t_c, s);
       loss += ops::token_losses(sums.sums_3N, sums.max_N, t_c, s.vocabulary, s.options.loss).sum();
       if (need_gradient) {
         ops::cross_entropy_backward_(logits, sums.sums_3N, sums.max_N, t_c, s.columns.begin,
                                      s.vocabulary, s.options.loss);
+        if (gain) {
+          const auto g = ops::bit_backward(logits, x_c, *gain, rows, w, s.beta);
+          dx.narrow(0, begin, n).copy_(g.x);
+          dgain.add_(g.gain);
+          dw.add_(ops::bit_weight_gradient(logits, rows));
+          continue;
+        }
         dx.narrow(0, begin, n).copy_(at::mm(logits, w));
         if (wide == x.scalar_type()) {
           dw.addmm_(logits.t(), x_c);
@@ -102,15 +129,21 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
         correct += correct_predictions(logits, sums, t_c, s);
       }
     }
-    if (need_gradient) ctx->save_for_backward({dx, dw.to(weight.scalar_type())});
+    if (need_gradient) {
+      variable_list kept = {dx, dw.to(weight.scalar_type())};
+      if (gain) kept.push_back(dgain.to(gain->scalar_type()));
+      ctx->save_for_backward(kept);
+    }
     return at::stack({loss, correct});
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
     const Tensor scale = grads[0].select(0, 0);
-    return {saved[0] * scale.to(saved[0].scalar_type()),
-            saved[1] * scale.to(saved[1].scalar_type()), Tensor(), Tensor(), Tensor()};
+    const auto scaled = [&](const Tensor& g) { return g * scale.to(g.scalar_type()); };
+    return {scaled(saved[0]), scaled(saved[1]), saved.size() > 2 ? scaled(saved[2]) : Tensor(),
+            Tensor(),         Tensor(),         Tensor(),
+            Tensor()};
   }
 };
 
@@ -123,6 +156,17 @@ HeadLayer::HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options,
     rms_ = rms_norm(options_.norm_name, width, options_.norm_eps);
   if (options_.norm == HeadOptions::Norm::Layer)
     layer_ = layer_norm(options_.norm_name, width, options_.norm_eps, options_.norm_bias);
+  if (options_.bit) {
+    STRATA_CHECK(!options_.tied && ends_with(options_.weight_name, ".weight"),
+                 "a ternary head is not tied and its weight is called NAME.weight");
+    const std::string name =
+        options_.weight_name.substr(0, options_.weight_name.size() - std::string(".weight").size());
+    options_.bit->kind = ParamKind::Head;
+    bit_ =
+        add<head_detail::BitHead>("", name, width, vocabulary, *options_.bit, layout)->linear.get();
+    weight_ = bit_->weight();
+    return;
+  }
   weight_ = param(options_.weight_name, {vocabulary, width},
                   split_vocabulary(layout.vocabulary_unit()), Init::normal(options_.init_std),
                   {.kind = options_.tied ? ParamKind::Embedding : ParamKind::Head});
@@ -160,16 +204,29 @@ Tensor HeadLayer::forward(const Tensor& x, const Batch& batch) {
   const Tensor entered = region_enter(normalise(x), layout());
   const bool need_gradient =
       at::GradMode::is_enabled() && (entered.requires_grad() || weight_.requires_grad());
-  return head_detail::ChunkedLoss::apply(
-      entered.reshape({-1, entered.size(-1)}), weight_, batch.labels.reshape({-1}),
-      c10::make_intrusive<head_detail::Setting>(layout(), options_, vocabulary_), need_gradient);
+  auto setting = c10::make_intrusive<head_detail::Setting>(layout(), options_, vocabulary_);
+  std::optional<Tensor> gain;
+  Tensor matrix = weight_;
+  if (bit_ != nullptr) {
+    const ops::TernaryCodes& codes = bit_->codes();
+    gain = bit_->gain();
+    setting->beta = codes.scale;
+    if (codes.ternary()) matrix = codes.codes_OI;
+  }
+  return head_detail::ChunkedLoss::apply(entered.reshape({-1, entered.size(-1)}), weight_, gain,
+                                         matrix.detach(), batch.labels.reshape({-1}), setting,
+                                         need_gradient);
+}
+
+void HeadLayer::weights_changed() {
+  if (bit_ != nullptr) refresh_codes(std::span<BitLinear* const>(&bit_, 1), layout());
 }
 
 Tensor HeadLayer::logits(const Tensor& x) {
   at::NoGradGuard no_grad;
   const Tensor h = region_enter(normalise(x), layout());
   const at::ScalarType wide = accumulate_dtype(h.scalar_type());
-  Tensor local = ops::linear(h, weight_, Tensor()).to(wide);
+  Tensor local = (bit_ != nullptr ? (*bit_)(h) : ops::linear(h, weight_, Tensor())).to(wide);
   const int count = layout().tp_size();
   if (count == 1) return local;
   // Parts are ragged: gather equal blocks with the vocabulary first, then cut.

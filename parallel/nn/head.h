@@ -2,8 +2,10 @@
 // The last layer: final norm, vocabulary-cut projection, cross entropy. Logits of a chunk of tokens
 // at a time are held, never [tokens, vocabulary]; the gradient is formed in the forward pass and
 // scaled in the backward.
+#include <optional>
+
 #include "core/ops/cross_entropy.h"
-#include "parallel/nn/module.h"
+#include "parallel/nn/bit_linear.h"
 
 namespace strata {
 
@@ -25,6 +27,9 @@ struct HeadOptions {
   std::string weight_name = "lm_head.weight";  // the embedding's name when tied
   bool tied = false;
   double init_std = 0.02;
+  // Ternary head (then never tied): parameters NAME and NAME with `.weight` replaced by
+  // `.norm.weight`.
+  std::optional<BitLinearOptions> bit;
   ops::CrossEntropyOptions loss;
   int64_t chunk_tokens = 1024;
 };
@@ -34,6 +39,8 @@ class HeadLayer final : public Layer {
   HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options, const ParallelLayout& layout);
   Tensor forward(const Tensor& x, const Batch& batch) override;  // [2]: loss sum, correct
   Tensor logits(const Tensor& x) override;
+  void weights_changed() override;
+  bool watches_weights() const override { return bit_ != nullptr; }
 
  private:
   Tensor normalise(const Tensor& x) const;  // [B, T, D] of one stream or several
@@ -43,6 +50,7 @@ class HeadLayer final : public Layer {
   RmsNorm rms_;
   LayerNorm layer_;
   Tensor weight_;
+  BitLinear* bit_ = nullptr;
 };
 
 }  // namespace strata

@@ -13,11 +13,13 @@ namespace strata {
 
 class ConfigVisitor;
 
-// One storage used by several layers: tied embeddings.
+// One storage used by several layers: tied embeddings, which have one strategy, or parameters that
+// are model-wide (ParamMeta).
 struct SharedParameter {
   std::string name;
   std::vector<int> layers;           // the first is the owner for norm, checkpoint and count
   std::vector<std::string> aliases;  // further names of it in the family's files
+  bool model_wide = false;
 };
 
 // A tensor of the family's own ecosystem.

@@ -11,10 +11,12 @@
 #include "core/text.h"
 #include "parallel/nn/linear_use.h"
 #include "parallel/nn/probe.h"
+#include "parallel/nn/structured_linear.h"
 
 namespace strata {
 
 Tensor Linear::operator()(const Tensor& x) const {
+  if (structured_) return structured_->apply(x, bias_);
   return use_ ? use_->apply(x, weight_, bias_) : ops::linear(x, weight_, bias_);
 }
 Tensor RmsNorm::operator()(const Tensor& x) const { return ops::rms_norm(x, weight_, eps_); }
@@ -36,6 +38,8 @@ Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, In
   p->meta.fp32 = options.fp32;
   p->meta.weight_decay = options.weight_decay;
   p->meta.lr_scale = options.lr_scale;
+  p->meta.model_wide = options.model_wide;
+  STRATA_CHECK(!options.model_wide || !p->meta.shard.cut(), cat(name, " is model-wide and cut"));
   p->init = std::move(init);
   p->tp_index = layout_.tp_index();
   p->tp_size = layout_.tp_size();
@@ -51,30 +55,54 @@ Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, In
 
 Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard,
                       LinearOptions options) {
-  const bool row_cut = shard.cut() && shard.dim == 1;
+  if (options.structure.kind != LinearStructure::Kind::Dense)
+    return structured_linear(name, in, out, std::move(shard), options);
   LinearRecord record{.name = name, .in = in, .out = out, .asked = shard, .role = options.role};
-  record.weight = record.bias = parameters_.size();
+  record.weight = record.bias = record.second = parameters_.size();
   if (shard.dim == ShardSpec::kAutomatic) {
     record.use = std::make_shared<LinearUse>();
     shard = replicated();  // until the region knows better
   }
-  ShardSpec bias_shard = row_cut ? replicated() : shard;
+  const ShardSpec bias_shard = shard;
   Tensor weight = param(name + ".weight", {out, in}, std::move(shard),
                         options.weight_init.value_or(Init::normal(options.init_std)),
                         {.kind = options.kind, .view = options.view});
   Tensor bias;
-  if (options.bias) {
-    record.bias = parameters_.size();
-    bias = param(name + ".bias", {out}, std::move(bias_shard), options.bias_init,
-                 {.kind = ParamKind::Vector, .fp32 = true, .weight_decay = false});
-    if (row_cut) {
-      exit_biases_.push_back(bias);
-      after_exit_.back() = true;
-      bias = Tensor();
-    }
-  }
+  if (options.bias) bias = linear_bias(record, bias_shard, options.bias_init);
   linears_.push_back(record);
   return Linear(std::move(weight), std::move(bias), record.use);
+}
+
+Tensor Module::linear_bias(LinearRecord& record, ShardSpec shard, const Init& init) {
+  const bool row_cut = shard.cut() && shard.dim == 1;
+  if (row_cut) shard = replicated();
+  record.bias = parameters_.size();
+  const Tensor bias = param(record.name + ".bias", {record.out}, std::move(shard), init,
+                            {.kind = ParamKind::Vector, .fp32 = true, .weight_decay = false});
+  if (row_cut) {
+    exit_biases_.push_back(bias);
+    after_exit_.back() = true;
+    return {};
+  }
+  return bias;
+}
+
+Linear Module::structured_linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard,
+                                 const LinearOptions& options) {
+  if (shard.dim == ShardSpec::kAutomatic) shard = replicated();
+  auto use = std::make_shared<StructuredUse>(in, out, shard, options.structure, layout_);
+  LinearRecord record{.name = name, .in = in, .out = out, .asked = shard, .role = options.role};
+  record.weight = record.bias = record.second = parameters_.size();
+  for (const StructuredUse::Factor& factor : use->factors(name, options)) {
+    record.second = parameters_.size();
+    use->weights.push_back(param(name + factor.suffix, factor.logical, factor.shard, factor.init,
+                                 {.kind = options.kind, .view = MatrixView::Batch}));
+    if (use->start) use->start->names.push_back(&parameters_.back()->meta.name);
+  }
+  Tensor bias;
+  if (options.bias) bias = linear_bias(record, std::move(shard), use->bias_init(options));
+  linears_.push_back(record);
+  return Linear(std::move(use), std::move(bias));
 }
 
 RmsNorm Module::rms_norm(const std::string& name, int64_t width, double eps) {
@@ -154,15 +182,16 @@ void Module::collect_into(std::vector<Owned>& out, const std::string& prefix, Pl
   const bool sequence_parallel = layout_.strategy().sequence_parallel;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     ParamMeta& meta = parameters_[i]->meta;
-    meta.name = prefix + meta.name;
+    if (!meta.model_wide) meta.name = prefix + meta.name;
     const bool identical = place == Place::Identical || identical_[i];
     const bool in_region = place == Place::Region && !identical;
-    meta.sum_grad_over_tp = meta.trainable && !meta.shard.cut() && layout_.tp_size() > 1 &&
-                            !identical && (sequence_parallel || (in_region && !after_exit_[i]));
+    meta.sum_grad_over_tp = meta.trainable && !meta.model_wide && !meta.shard.cut() &&
+                            layout_.tp_size() > 1 && !identical &&
+                            (sequence_parallel || (in_region && !after_exit_[i]));
     out.push_back({parameters_[i].get(), in_region, after_exit_[i]});
   }
   for (auto& [name, child] : children_) {
-    child->collect_into(out, cat(prefix, name, "."), place);
+    child->collect_into(out, name.empty() ? prefix : cat(prefix, name, "."), place);
     if (!child->is_region()) {
       exit_biases_.insert(exit_biases_.end(), child->exit_biases_.begin(),
                           child->exit_biases_.end());

@@ -41,6 +41,22 @@ struct ParamOptions {
   bool fp32 = false;
   bool weight_decay = true;
   double lr_scale = 1.0;
+  bool model_wide = false;  // ParamMeta::model_wide; its name is taken as it is, without prefixes
+};
+
+// What stands in place of a dense weight (core/ops/monarch.h). Monarch: parameters `blkdiag1`
+// [blocks, q, in_block] and `blkdiag2` [blocks, out_block, q]; BlockDiagonal: `weight`
+// [blocks, out_block, in_block]. How they are cut is said in parallel/nn/structured_linear.h.
+struct LinearStructure {
+  enum class Kind { Dense, Monarch, BlockDiagonal };
+  // Reference: uniform by the width of a block. MatchDense: normal, so that outputs vary as those
+  // of the dense layer would. ProjectDense: the nearest to the dense layer's initial weight, scaled
+  // to its norm.
+  enum class Start { Reference, MatchDense, ProjectDense };
+  Kind kind = Kind::Dense;
+  int64_t blocks = 4;
+  bool shuffle = false;  // of the input features; BlockDiagonal only
+  Start start = Start::Reference;
 };
 
 struct LinearOptions {
@@ -51,9 +67,11 @@ struct LinearOptions {
   ParamKind kind = ParamKind::Matrix;
   MatrixView view = MatrixView::Whole;
   LinearRole role = LinearRole::Auto;  // what an undeclared linear reads (auto_split.h)
+  LinearStructure structure;
 };
 
-struct LinearUse;  // parallel/nn/linear_use.h
+struct LinearUse;      // parallel/nn/linear_use.h
+struct StructuredUse;  // parallel/nn/structured_linear.h
 
 // y = x W^T + b with W [out, in]; a value handle on parameters of the module that made it.
 class Linear {
@@ -61,12 +79,15 @@ class Linear {
   Linear() = default;
   Linear(Tensor weight, Tensor bias, std::shared_ptr<const LinearUse> use = nullptr)
       : weight_(std::move(weight)), bias_(std::move(bias)), use_(std::move(use)) {}
+  Linear(std::shared_ptr<const StructuredUse> structured, Tensor bias)
+      : bias_(std::move(bias)), structured_(std::move(structured)) {}
   Tensor operator()(const Tensor& x) const;
   const Tensor& weight() const { return weight_; }
 
  private:
   Tensor weight_, bias_;                  // bias undefined: none, or added after the region's exit
   std::shared_ptr<const LinearUse> use_;  // of an undeclared linear; decided by collect()
+  std::shared_ptr<const StructuredUse> structured_;
 };
 
 // Normalisations over the whole (uncut) last dimension.
@@ -125,11 +146,12 @@ class Module {
                ParamOptions options = {});
   // Without a ShardSpec (or with automatic(unit)) the cut is found from the region's linears, whose
   // declarations must stand in the order in which forward uses them. Outside regions, and in a
-  // region that declares another cut, that means replicated().
+  // region that declares another cut, that means replicated(). So does it for structured linears.
   Linear linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard = automatic(),
                 LinearOptions options = {});
   RmsNorm rms_norm(const std::string& name, int64_t width, double eps);
   LayerNorm layer_norm(const std::string& name, int64_t width, double eps, bool bias = true);
+  // A child; without a name its parameters are called as if they were this module's.
   template <class M, class... Args>
   std::shared_ptr<M> add(const std::string& name, Args&&... args) {
     auto child = std::make_shared<M>(std::forward<Args>(args)...);
@@ -159,14 +181,19 @@ class Module {
  private:
   friend class Region;
   enum class Place { Outside, Region, Identical };  // Identical: the same work on every rank
+  Linear structured_linear(const std::string& name, int64_t in, int64_t out, ShardSpec shard,
+                           const LinearOptions& options);
   struct LinearRecord {
     std::string name;
     int64_t in, out;
     ShardSpec asked;
     LinearRole role;
     size_t weight, bias;  // numbers in parameters_; equal: no bias
+    size_t second;        // weight, or another one of a structured linear
     std::shared_ptr<LinearUse> use;
   };
+  // The bias of a linear; undefined where there is none, or where the region adds it.
+  Tensor linear_bias(LinearRecord& record, ShardSpec shard, const Init& init);
   void collect_into(std::vector<Owned>& out, const std::string& prefix, Place place);
   int token_parts() const noexcept;  // equal parts of the tokens outside regions
   // Decides what has to be known of everything below before parameters are collected.

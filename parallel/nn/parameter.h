@@ -25,6 +25,10 @@ struct ParamMeta {
   bool fp32 = false;  // stored in fp32 also in 16-bit runs (norm weights, biases)
   bool weight_decay = true;
   double lr_scale = 1.0;
+  // One small parameter of many layers (ModelSpec::shared_parameters), whole on every rank: its
+  // gradient is summed over all of them, so each rank must give its own part of the sum. The layers
+  // may differ in strategy.
+  bool model_wide = false;
   bool sum_grad_over_tp = false;  // set by the library (gradient rule, module.h)
 
   int64_t elements() const { return element_count(logical); }
@@ -64,13 +68,13 @@ struct Parameter {
   // Number of consecutive tp ranks over which the gradient is partial and must be summed: all of
   // them by the gradient rule, the holders of the same units for a replicated cut, else 1.
   int grad_sum_ranks() const {
-    if (!meta.trainable) return 1;
+    if (!meta.trainable || meta.model_wide) return 1;  // model-wide: by the engine
     if (meta.sum_grad_over_tp) return tp_size;
     return meta.shard.cut() ? replicas(meta.shard, meta.logical, tp_size) : 1;
   }
   // Of the tp ranks that hold the same elements, the first counts them in the norm.
   bool counts_in_norm() const {
-    return tp_index % replicas(meta.shard, meta.logical, tp_size) == 0;
+    return meta.model_wide || tp_index % replicas(meta.shard, meta.logical, tp_size) == 0;
   }
 
   std::vector<LocalBox> boxes() const {

@@ -57,7 +57,7 @@ void Region::survey(Module& module, const std::string& prefix, Survey& out) {
   std::vector<bool> of_linear(module.parameters_.size(), false);
   for (size_t i = 0; i < module.linears_.size(); ++i) {
     const LinearRecord& record = module.linears_[i];
-    of_linear[record.weight] = of_linear[record.bias] = true;
+    of_linear[record.weight] = of_linear[record.bias] = of_linear[record.second] = true;
     out.linears.push_back({{.name = prefix + record.name,
                             .in = record.in,
                             .out = record.out,
@@ -73,7 +73,9 @@ void Region::survey(Module& module, const std::string& prefix, Survey& out) {
     out.declares_cut = out.declares_cut || meta.shard.cut();
     out.other_parameters = out.other_parameters || (meta.trainable && !of_linear[i]);
   }
-  for (auto& [name, child] : module.children_) survey(*child, cat(prefix, name, "."), out);
+  for (auto& [name, child] : module.children_) {
+    survey(*child, name.empty() ? prefix : cat(prefix, name, "."), out);
+  }
 }
 
 std::vector<const Region*> Module::regions() const {
@@ -103,10 +105,10 @@ void Region::apply(const Survey::Found& found, const LinearSplit& split) {
   Module& owner = *found.owner;
   const LinearRecord& record = owner.linears_[found.index];
   const bool has_bias = record.bias != record.weight;
-  owner.identical_[record.weight] = split.identical;
-  owner.parameters_[record.weight]->meta.shard = split.shard;
+  owner.identical_[record.weight] = owner.identical_[record.second] = split.identical;
+  if (record.use) owner.parameters_[record.weight]->meta.shard = split.shard;
   if (has_bias) owner.identical_[record.bias] = split.identical;
-  if (!record.use) return;  // declared replicated()
+  if (!record.use) return;  // declared replicated(), or structured
   LinearUse& use = *record.use;
   use.name = full_name().empty() ? found.node.name : cat(full_name(), ".", found.node.name);
   use.layout = layout();

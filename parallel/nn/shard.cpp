@@ -70,6 +70,23 @@ void flat_boxes(const Shape& shape, size_t dim, int64_t begin, int64_t end, Box&
   if (end % stride != 0 && last >= first) descend(last, 0, end % stride);
 }
 
+// The boxes cut so that each has one index in every dimension before `dim`; in the same order.
+std::vector<Box> single_indices(const std::vector<Box>& boxes, int dim) {
+  std::vector<Box> out = boxes;
+  for (size_t d = 0; d < static_cast<size_t>(dim); ++d) {
+    std::vector<Box> finer;
+    for (const Box& box : out) {
+      for (int64_t i = 0; i < box.extent[d]; ++i) {
+        finer.push_back(box);
+        finer.back().offset[d] += i;
+        finer.back().extent[d] = 1;
+      }
+    }
+    out = std::move(finer);
+  }
+  return out;
+}
+
 }  // namespace shard_detail
 
 std::string why_not_divisible(const ShardSpec& spec, const Shape& logical, int count) {
@@ -152,12 +169,15 @@ std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, i
 std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count,
                                   int64_t begin, int64_t end) {
   const Shape shape = local_shape(spec, logical, index, count);
+  const std::vector<LocalBox> wholes = local_boxes(spec, logical, index, count);
   std::vector<Box> flat;
   Box prefix;
   shard_detail::flat_boxes(shape, 0, begin, end, prefix, flat);
+  // Several ranges of an inner dimension alternate in memory: one piece for each leading index.
+  if (wholes.size() > 1) flat = shard_detail::single_indices(flat, spec.dim);
   std::vector<LocalBox> out;
-  for (const LocalBox& whole : local_boxes(spec, logical, index, count)) {
-    for (const Box& piece : flat) {
+  for (const Box& piece : flat) {
+    for (const LocalBox& whole : wholes) {
       LocalBox hit = whole;
       bool empty = false;
       for (size_t d = 0; d < shape.size(); ++d) {

@@ -65,8 +65,9 @@ struct LocalBox {
 // The local part as boxes: one per owned range.
 std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index,
                                   int count);
-// The same for the flat range [begin, end) of the local part (a ZeRO slice): at most 2 * (dims - 1)
-// + 1 boxes a range.
+// The same for the flat range [begin, end) of the local part (a ZeRO slice), in the order in which
+// they lie there, one after the other: at most 2 * (dims - 1) + 1 boxes a range, or for several
+// ranges of an inner dimension so many for each index before it.
 std::vector<LocalBox> local_boxes(const ShardSpec& spec, const Shape& logical, int index, int count,
                                   int64_t begin, int64_t end);
 

@@ -124,6 +124,23 @@ TEST(Schedules, WarmUpAndEndPoints) {
   EXPECT_DOUBLE_EQ(learning_rate(s, 1.0, 15, 100), .5);
 }
 
+TEST(Schedules, RateAndDecayCanChangeInTheMiddle) {
+  ScheduleConfig s;
+  s.name = "cosine";
+  s.warmup = 0;
+  s.min_ratio = 0;
+  const double whole = learning_rate(s, 4e-3, 60, 100);
+  EXPECT_EQ(weight_decay_factor(s, 99, 100), 1);
+  s.half_at = s.wd_zero_at = 0.5;
+  EXPECT_DOUBLE_EQ(learning_rate(s, 4e-3, 0, 100), 4e-3);
+  EXPECT_DOUBLE_EQ(learning_rate(s, 4e-3, 60, 100), whole / 2);
+  s.half_factor = 0.25;
+  EXPECT_DOUBLE_EQ(learning_rate(s, 4e-3, 60, 100), whole / 4);
+  EXPECT_GT(learning_rate(s, 4e-3, 49, 100), 3 * learning_rate(s, 4e-3, 50, 100));
+  EXPECT_EQ(weight_decay_factor(s, 49, 100), 1);
+  EXPECT_EQ(weight_decay_factor(s, 50, 100), 0);
+}
+
 TEST(Rules, ReadTheirKeysFromARunFile) {
   ConfigReader reader;
   reader.add_ini("[optim]\nbeta2 = 0.999\nbeta1 = 1.5\n", "run.ini");

@@ -22,6 +22,7 @@ std::vector<std::pair<ShardSpec, Shape>> cases() {
       {split_in(2), {3, 8}},
       {split(1), {2, 4, 3}},
       {split_out(2, {8, 4, 4}), {16, 3}},
+      {{.dim = 1, .unit = 2, .segments = {4, 8, 4}}, {3, 16, 2}},
       {split_vocabulary(1), {7, 2}},
       {split_vocabulary(3), {7, 2}},
       {split_vocabulary(128), {61, 4}},
@@ -105,6 +106,36 @@ TEST(LocalBoxes, FlatSlicesAreFewAndExact) {
         }
         for (int64_t i = 0; i < n; ++i)
           EXPECT_EQ(seen.data_ptr<int64_t>()[i], i >= begin && i < end ? 1 : 0);
+      }
+    }
+  }
+}
+
+// What a flat range of the local part holds, box after box.
+TEST(LocalBoxes, OfAFlatRangeLieOneAfterTheOther) {
+  for (const auto& [spec, logical] : cases()) {
+    for (const int count : {1, 2, 4}) {
+      if (spec.cut() && !why_not_divisible(spec, logical, count).empty()) continue;
+      const Tensor whole = at::arange(c10::multiply_integers(logical), at::kLong).view(logical);
+      for (int index = 0; index < count; ++index) {
+        const Tensor local = take_part(whole, spec, index, count).contiguous().view(-1);
+        const int64_t n = local.numel(), step = std::max<int64_t>(1, n / 7);
+        for (int64_t begin = 0; begin < n; begin += step) {
+          for (int64_t end = begin + 1; end <= n; end += step) {
+            int64_t at = begin;
+            for (const LocalBox& box : local_boxes(spec, logical, index, count, begin, end)) {
+              Tensor part = whole;
+              for (size_t d = 0; d < logical.size(); ++d)
+                part = part.narrow(static_cast<int64_t>(d), box.logical.offset[d],
+                                   box.logical.extent[d]);
+              const int64_t size = part.numel();
+              ASSERT_LE(at + size, end);
+              EXPECT_TRUE(part.reshape(-1).equal(local.narrow(0, at, size)));
+              at += size;
+            }
+            EXPECT_EQ(at, end);
+          }
+        }
       }
     }
   }

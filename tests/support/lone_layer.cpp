@@ -45,6 +45,7 @@ LoneLayer::LoneLayer(const Make& make, const std::string& prefix, LayerStrategy 
     p.value.requires_grad_(p.meta.trainable);
     parameters_.push_back(&p);
   }
+  if (layer_->watches_weights()) layer_->weights_changed();
 }
 
 Tensor LoneLayer::forward(const Tensor& x, const Batch& batch) {
@@ -64,7 +65,8 @@ LoneResult LoneLayer::run(const Tensor& x, const Batch& batch, const Tensor& dy)
     if (!p->meta.trainable) continue;
     EXPECT_TRUE(p->value.grad().defined()) << p->meta.name;
     Tensor grad = p->value.grad().clone();
-    layout_.tp_subgroup(p->grad_sum_ranks()).all_reduce(grad).wait();
+    const int ranks = p->meta.model_wide ? layout_.tp_size() : p->grad_sum_ranks();
+    layout_.tp_subgroup(ranks).all_reduce(grad).wait();
     out.gradients[p->meta.name] = grad;
   }
   return out;

@@ -54,6 +54,40 @@ const std::vector<TinyModel>& tiny_models() {
       "num_heads": 4, "intermediate_size": 40, "num_hidden_layers": 2, "use_output_gate": false, "initializer_range": 0.2,
       "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": true, "window_size": 5}})",
                    plain});
+    out.push_back(
+        {"matmul_free",
+         R"({"model_type": "hgrn_bit", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24,
+      "num_hidden_layers": 3, "initializer_range": 0.2, "expand_ratio": 2})",
+         smooth, false});
+    out.push_back(
+        {"matmul_free_fla",
+         R"({"model_type": "hgrn_bit", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 40,
+      "num_hidden_layers": 2, "initializer_range": 0.2, "use_lower_bound": false, "output_gate": "fla",
+      "act_bits": 6, "act_round": "half_away", "bit_norm_eps": 1e-5})",
+         plain, false});
+    out.push_back(
+        {"matmul_free_real",
+         R"({"model_type": "hgrn_bit", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 24,
+      "num_hidden_layers": 2, "initializer_range": 0.2, "ternary": false, "act_round": "none"})",
+         plain});
+    out.push_back(
+        {"gpt2_monarch",
+         R"({"model_type": "gpt2", "vocab_size": 61, "n_positions": 32, "n_embd": 32, "n_layer": 2,
+      "n_head": 4, "n_inner": 64, "resid_pdrop": 0.1, "embd_pdrop": 0, "attn_pdrop": 0, "initializer_range": 0.2,
+      "structured_linear": "MonarchLinear", "structured_targets": ["attn.c_attn", "attn.c_proj", "mlp.*"], "nblocks": 4})",
+         plain});
+    out.push_back(
+        {"llama_monarch",
+         R"({"model_type": "llama", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": true,
+      "initializer_range": 0.2, "max_position_embeddings": 64, "linear": "monarch", "linear_init": "match_dense"})",
+         smooth});
+    out.push_back(
+        {"gpt2_blockdiag",
+         R"({"model_type": "gpt2", "vocab_size": 40, "n_positions": 32, "n_embd": 32, "n_layer": 2,
+      "n_head": 4, "n_inner": 48, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "initializer_range": 0.2,
+      "linear": "blockdiag", "linear_targets": ["mlp.fc1", "mlp.fc2"], "linear_init": "project_dense"})",
+         plain});
     // Residual streams: the boundary is wider than the embedding, coefficients lie outside regions.
     // (A head that adds streams before its norm takes nothing of the last doubly stochastic
     // mixing.)

@@ -14,6 +14,7 @@ struct TinyModel {
   std::string name;
   std::string config_json;
   ModelOptions options;
+  bool smooth = true;  // false: rounds inside, so finite differences mean nothing
 };
 const std::vector<TinyModel>& tiny_models();
 std::shared_ptr<const ModelSpec> make_tiny(const TinyModel& model);

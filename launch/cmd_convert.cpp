@@ -1,0 +1,165 @@
+// strata ckpt convert: a checkpoint or a folder of the family's own files to such a folder, the
+// linears in another form if wanted.
+#include <ATen/ops/scalar_tensor.h>
+
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/config/reader.h"
+#include "core/error.h"
+#include "core/io/file.h"
+#include "core/io/safetensors.h"
+#include "core/ops/bit_linear.h"
+#include "core/text.h"
+#include "launch/cmd_ckpt.h"
+#include "launch/command_line.h"
+#include "launch/densify.h"
+#include "launch/run_config.h"
+#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/engine/converted_weights.h"
+
+namespace strata {
+namespace cmd_convert_detail {
+
+// The model of a folder and where its weights are.
+struct Source {
+  std::shared_ptr<const ModelSpec> model;
+  std::unique_ptr<WeightSource> weights;
+};
+
+Source open(const std::filesystem::path& folder, const ExtraFamilies& families) {
+  Source out;
+  if (std::filesystem::exists(folder / "config.json") &&
+      !std::filesystem::exists(folder / "manifest.json")) {
+    const std::string file = (folder / "config.json").string();
+    out.model = make_model_from_json(io::read_text(file), file);
+    out.weights = make_safetensors_weights(folder.string(), *out.model);
+    return out;
+  }
+  const std::filesystem::path checkpoint = checkpoint_of(folder);
+  RunInput input;
+  input.path = (checkpoint / "config.ini").string();
+  input.data = RunInput::Data::ForVocabulary;
+  input.families = families;
+  out.model = model_of(read_run_config(input), checkpoint);
+  out.weights = make_checkpoint_weights(std::make_shared<const CheckpointReader>(checkpoint));
+  return out;
+}
+
+nlohmann::ordered_json changed_config(const ModelSpec& model, const CommandLine& line) {
+  auto j = nlohmann::ordered_json::parse(model.foreign_config());
+  const auto kind = line.value("linear");
+  if (!kind) {
+    for (const char* option : {"targets", "blocks", "shuffle", "init"}) {
+      if (line.has(option))
+        throw ConfigError(cat("--", option), "given", "nothing without --linear");
+    }
+    return j;
+  }
+  for (const char* key :
+       {"structured_linear", "structured_targets", "nblocks", "shuffle", "linear_init"})
+    j.erase(key);
+  if (*kind == "dense") return j;
+  if (*kind != "monarch" && *kind != "blockdiag")
+    throw ConfigError("--linear", cat('"', *kind, '"'), "dense, monarch, blockdiag");
+  j["structured_linear"] = *kind == "monarch" ? "MonarchLinear" : "BlockdiagLinear";
+  j["structured_targets"] = split(line.value("targets").value_or("*"), ',');
+  double blocks = 4;
+  if (const auto text = line.value("blocks")) {
+    if (!parse_number(*text, blocks) || blocks < 1 || blocks != std::floor(blocks))
+      throw ConfigError("--blocks", cat('"', *text, '"'), "integer >= 1");
+  }
+  j["nblocks"] = static_cast<int64_t>(blocks);
+  j["shuffle"] = line.has("shuffle");
+  return j;
+}
+
+bool shuffled(const ModelSpec& model) {
+  const auto j = nlohmann::json::parse(model.foreign_config());
+  return j.value("shuffle", false);
+}
+
+// Matrices that multiply quantised activations: those with a norm of their own.
+std::set<std::string> ternary_names(const ModelSpec& model) {
+  std::set<std::string> all, out;
+  for (const ParamMeta& meta : parameter_metas(model)) all.insert(meta.name);
+  for (const std::string& name : all) {
+    if (!ends_with(name, ".weight") || ends_with(name, ".norm.weight")) continue;
+    const std::string linear = name.substr(0, name.size() - 7);
+    if (all.count(linear + ".norm.weight") > 0) out.insert(name);
+  }
+  return out;
+}
+
+using Tensors = std::vector<std::pair<std::string, Tensor>>;
+
+void add(const ModelSpec& model, const ParamMeta& meta, const Tensor& value, bool ternary,
+         Tensors& out) {
+  const ForeignTensor foreign = model.foreign(meta.name);
+  if (!ternary) {
+    out.emplace_back(foreign.name, foreign.transposed ? value.t().contiguous() : value);
+    return;
+  }
+  const double beta = ops::absolute_sum(value) / static_cast<double>(value.numel());
+  const ops::TernaryCodes codes = ops::ternary_codes(value, beta);
+  const std::string linear = foreign.name.substr(0, foreign.name.size() - 7);
+  out.emplace_back(linear + ".codes", ops::pack_codes(codes.codes_OI));
+  out.emplace_back(linear + ".beta", at::scalar_tensor(codes.scale, at::kFloat));
+}
+
+}  // namespace cmd_convert_detail
+
+int ckpt_convert(const Arguments& arguments) {
+  using namespace cmd_convert_detail;
+  CommandLine line(
+      "ckpt convert", "FROM TO [--linear=dense|monarch|blockdiag ...] [--ternary]",
+      "Writes config.json and model.safetensors of the family's own form into the folder TO.\n"
+      "FROM is such a folder, a checkpoint, or a run (its newest checkpoint). With --linear the\n"
+      "blocks' linears take another form: dense from structured ones exactly, structured ones\n"
+      "nearest to dense ones. Optimizer state is not kept.");
+  line.positional("folder", 2, 2);
+  line.option("linear", "KIND", "form of the linears in TO; default: as in FROM");
+  line.option("targets", "GLOBS", "which become structured, for example mlp.*; default *");
+  line.option("blocks", "N", "blocks of a structured weight; default 4");
+  line.flag("shuffle", "blockdiag: interleave the input's features");
+  line.flag("ternary", "MatMul-free models: weights as packed codes and their scale");
+  line.no_overrides();
+  if (!line.parse(arguments)) return 0;
+  const std::filesystem::path to = line.words()[1];
+  if (std::filesystem::exists(to / "model.safetensors"))
+    throw ConfigError("TO", to.string(), "a folder without model.safetensors");
+  const Source from = open(line.words()[0], arguments.families);
+  const auto config = changed_config(*from.model, line);
+  const std::shared_ptr<const ModelSpec> model = make_model_from_json(config.dump(), "TO");
+  const auto converted = make_converted_weights(
+      *from.weights, *from.model, {.shuffled = shuffled(*model) || shuffled(*from.model)});
+
+  std::set<std::string> ternary;
+  if (line.has("ternary")) {
+    ternary = ternary_names(*model);
+    if (ternary.empty())
+      throw ConfigError("--ternary", "given",
+                        cat("nothing: ", model->family(), " has no ternary weights"));
+  }
+  Tensors tensors;
+  for (const ParamMeta& meta : parameter_metas(*model)) {
+    Parameter p;
+    p.meta = meta;
+    const Tensor value =
+        converted->read(p, {Shape(meta.logical.size(), 0), meta.logical}, at::kFloat);
+    add(*model, meta, value, ternary.count(meta.name) > 0, tensors);
+  }
+  std::filesystem::create_directories(to);
+  io::write_safetensors((to / "model.safetensors").string(), tensors);
+  io::write_text_atomic(to / "config.json", config.dump(2) + "\n");
+  for (const ProjectionError& error : projection_errors(*converted))
+    std::cout << cat(error.name, ": ", number_text(error.relative * 100),
+                     " % of its norm is lost\n");
+  std::cout << cat(tensors.size(), " tensors in ", (to / "model.safetensors").string(), "\n");
+  return 0;
+}
+
+}  // namespace strata
