@@ -1,5 +1,6 @@
 #include "models/gla/spec.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/text.h"
@@ -65,6 +66,10 @@ class GlaSpec final : public DecoderSpec {
   std::vector<std::string> foreign_aliases(const std::string& parameter) const override {
     if (!ends_with(parameter, kPlainNorm)) return {};
     return {parameter, renamed(parameter, kPlainNorm, kFusedNorm)};
+  }
+
+  bool foreign_ignored(const std::string& name) const override {
+    return ends_with(name, "rotary.inv_freq") || DecoderSpec::foreign_ignored(name);
   }
 
   std::string foreign_config() const override {
