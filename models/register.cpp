@@ -5,6 +5,7 @@
 #include "core/config/json_reader.h"
 #include "core/config/visitor.h"
 #include "core/text.h"
+#include "models/deltaproduct/spec.h"
 #include "models/gla/spec.h"
 #include "models/gpt2/spec.h"
 #include "models/hydra/spec.h"
@@ -63,6 +64,15 @@ void normalise_hydra(nlohmann::json& j) {
   if (is_hydra(j) && !j.contains("mask_pad")) j["mask_pad"] = false;
 }
 
+// The DeltaProduct paper's code calls the output gate "use_gate" and has one matrix per step
+// ("k_projs.0"); newer files say "use_output_gate" and join the steps' matrices.
+void normalise_deltaproduct(nlohmann::json& j) {
+  if (!j.contains("use_gate")) return;
+  j["use_output_gate"] = j["use_gate"];
+  j.erase("use_gate");
+  if (!j.contains("weight_layout")) j["weight_layout"] = "lists";
+}
+
 // The names that checkpoints of structured models use for the keys of LinearParts.
 void normalise_structured(nlohmann::json& j) {
   if (j.contains("structured_linear")) {
@@ -104,6 +114,11 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     config.visit(v);
     return make_gpt2_spec(config, options);
   });
+  registry.add("gla", [options](ConfigVisitor& v) {
+    GlaConfig config;
+    config.visit(v);
+    return make_gla_spec(config, options);
+  });
   registry.add("hgrn_bit", [options](ConfigVisitor& v) {
     MatmulFreeConfig config;
     config.visit(v);
@@ -124,6 +139,13 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     config.visit(v);
     return make_hydra_spec(config, options);
   });
+  for (const char* family : {"gated_deltaproduct", "delta_net", "gated_deltanet"}) {
+    registry.add(family, [options, family](ConfigVisitor& v) {
+      DeltaProductConfig config(family);
+      config.visit(v);
+      return make_deltaproduct_spec(config, options);
+    });
+  }
   if (extra) extra(registry, options);
   return registry;
 }
@@ -155,6 +177,7 @@ std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const s
   nlohmann::json j = register_detail::parse(text, name);
   register_detail::normalise_rope(j);
   register_detail::normalise_hydra(j);
+  if (family == "gated_deltaproduct") register_detail::normalise_deltaproduct(j);
   register_detail::normalise_structured(j);
   JsonConfigReader reader(j.dump(), name);
   // Contradictions are reported before a spec is used.

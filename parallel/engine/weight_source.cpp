@@ -1,5 +1,6 @@
 #include "parallel/engine/weight_source.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -58,22 +59,22 @@ class SafetensorsWeights final : public WeightSource {
     const std::vector<ParamMeta> metas = parameter_metas(spec);
     for (const ParamMeta& meta : metas) {
       const ForeignTensor foreign = name_in_file(meta.name);
-      wanted.insert(foreign.name);
-      if (!reader_.contains(foreign.name)) {
-        problems.push_back(
-            cat("missing     ", foreign.name, did_you_mean(foreign.name, reader_.names())));
-        continue;
-      }
-      Shape shape = reader_.entry(foreign.name).shape;
-      if (foreign.transposed) std::swap(shape.at(0), shape.at(1));
-      Shape whole = meta.logical;
-      if (foreign.part()) {
-        whole[0] = rows_of_parts(metas, spec, foreign.name);
-      }
-      if (shape != whole) {
-        problems.push_back(cat("shape       ", foreign.name, ": file has ",
-                               shape_text(reader_.entry(foreign.name).shape), ", model wants ",
-                               shape_text(whole), foreign.transposed ? " transposed" : ""));
+      Shape logical = meta.logical;  // of each tensor of the file
+      if (!foreign.parts.empty()) logical.at(0) /= static_cast<int64_t>(foreign.parts.size());
+      if (foreign.part()) logical.at(0) = rows_of_parts(metas, spec, foreign.name);
+      for (const std::string& name : foreign.names()) {
+        wanted.insert(name);
+        if (!reader_.contains(name)) {
+          problems.push_back(cat("missing     ", name, did_you_mean(name, reader_.names())));
+          continue;
+        }
+        Shape shape = reader_.entry(name).shape;
+        if (foreign.transposed) std::swap(shape.at(0), shape.at(1));
+        if (shape != logical) {
+          problems.push_back(cat("shape       ", name, ": file has ",
+                                 shape_text(reader_.entry(name).shape), ", model wants ",
+                                 shape_text(logical), foreign.transposed ? " transposed" : ""));
+        }
       }
     }
     for (const std::string& name : reader_.names()) {
@@ -88,6 +89,11 @@ class SafetensorsWeights final : public WeightSource {
 
   Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const override {
     const ForeignTensor foreign = name_in_file(parameter.meta.name);
+    if (!foreign.parts.empty()) {
+      std::vector<Tensor> parts;
+      for (const std::string& name : foreign.parts) parts.push_back(reader_.read(name));
+      return narrow_to(at::cat(parts, 0), box).to(dtype).contiguous();
+    }
     if (foreign.transposed)
       return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
     if (box.offset.empty()) return reader_.read(foreign.name).to(dtype);

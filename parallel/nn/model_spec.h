@@ -32,6 +32,12 @@ struct ForeignTensor {
   Range rows = {};
 
   bool part() const noexcept { return rows.size() > 0; }
+  // Not empty: files have these instead of `name`, the parameter cut along dimension 0.
+  std::vector<std::string> parts = {};
+
+  std::vector<std::string> names() const {
+    return parts.empty() ? std::vector<std::string>{name} : parts;
+  }
 };
 
 class ModelSpec {

@@ -125,6 +125,32 @@ const std::vector<TinyModel>& tiny_models() {
       "conv_bias": false, "dt_limit": [0.002, 0.09], "is_prenorm": true, "hidden_dropout_prob": 0, "initializer_range": 0.2,
       "pad_token_id": -1, "mask_pad": true})",
          plain});
+    out.push_back(
+        {"deltaproduct_two_steps",
+         R"({"model_type": "gated_deltaproduct", "vocab_size": 61, "hidden_size": 32, "num_heads": 4,
+      "head_dim": 6, "expand_v": 1.5, "num_householder": 2, "use_forget_gate": true, "allow_neg_eigval": true,
+      "intermediate_size": 24, "num_hidden_layers": 2, "initializer_range": 0.2, "init_scheme": "paper",
+      "tie_word_embeddings": true})",
+         smooth});
+    // Fewer heads than ranks at tp 4: values are cut within heads.
+    out.push_back(
+        {"deltaproduct_three_steps",
+         R"({"model_type": "gated_deltaproduct", "vocab_size": 64, "hidden_size": 32, "num_heads": 2,
+      "head_dim": 8, "expand_v": 2.0, "num_householder": 3, "allow_neg_eigval": true, "use_output_gate": false,
+      "use_short_conv": false, "intermediate_size": 40, "num_hidden_layers": 2, "initializer_range": 0.2})",
+         plain});
+    out.push_back(
+        {"delta_net_sums",
+         R"({"model_type": "delta_net", "vocab_size": 40, "hidden_size": 32, "num_heads": 4,
+      "expand_k": 0.75, "qk_norm": "sum", "qk_activation": "elu", "use_gate": true, "conv_size": 3,
+      "intermediate_size": 24, "num_hidden_layers": 1, "initializer_range": 0.2})",
+         plain});
+    out.push_back(
+        {"gated_deltanet_values",
+         R"({"model_type": "gated_deltanet", "vocab_size": 64, "hidden_size": 32, "num_heads": 2,
+      "num_v_heads": 4, "head_dim": 8, "expand_v": 1.0, "intermediate_size": 24, "num_hidden_layers": 2,
+      "initializer_range": 0.1, "attn": {"layers": [1], "num_heads": 4}})",
+         plain});
     return out;
   }();
   return models;
