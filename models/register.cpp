@@ -129,11 +129,6 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     config.visit(v);
     return make_mhc_lite_spec(config, options);
   });
-  registry.add("gla", [options](ConfigVisitor& v) {
-    GlaConfig config;
-    config.visit(v);
-    return make_gla_spec(config, options);
-  });
   registry.add("hydra", [options](ConfigVisitor& v) {
     HydraConfig config;
     config.visit(v);
