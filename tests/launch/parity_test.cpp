@@ -84,7 +84,7 @@ TEST(PadBatchTest, NothingToAddChangesNothing) {
   EXPECT_FALSE(same.segments.defined());
 }
 
-class ParityFolderTest : public testing::Test {
+class ParityFolderTest : public ::testing::Test {
  protected:
   using Tensors = std::vector<std::pair<std::string, Tensor>>;
   void write(const Tensors& expected) {
