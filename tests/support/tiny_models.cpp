@@ -47,7 +47,7 @@ const std::vector<TinyModel>& tiny_models() {
     out.push_back({"gla_conv_kv",
                    R"({"model_type": "gla", "vocab_size": 61, "hidden_size": 32, "expand_k": 0.75,
       "num_heads": 8, "num_kv_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2, "use_short_conv": true,
-      "conv_size": 3, "clamp_min": -0.06, "feature_map": "relu", "initializer_range": 0.2, "tie_word_embeddings": true})",
+      "conv_size": 3, "clamp_min": -0.06, "feature_map": "elu_p1", "norm_eps": 1e-2, "initializer_range": 0.2, "tie_word_embeddings": true})",
                    smooth});
     out.push_back({"gla_hybrid",
                    R"({"model_type": "gla", "vocab_size": 64, "hidden_size": 32, "expand_v": 2.0,
