@@ -2,7 +2,7 @@
 // composed of batched LibTorch products (a/b/a/b, medians), and how cost per token and memory grow
 // with the length at a fixed number of tokens. One line of JSON per row.
 //
-//   linear_attention [--kinds=gla] [--threads=2] [--seconds=2] [--dtypes=fp32,bf16]
+//   linear_attention [--kinds=gla,delta2] [--threads=2] [--seconds=2] [--dtypes=fp32,bf16]
 //                    [--matmul=medium|highest] [--only=ratios|lengths]
 //
 // --matmul: may LibTorch compute fp32 products through bf16 (where the processor can)?
@@ -33,7 +33,7 @@ struct Arguments {
 };
 
 const std::vector<Kind>& all_kinds() {
-  static const std::vector<Kind> kinds{gla_kind()};
+  static const std::vector<Kind> kinds{gla_kind(), delta_kind()};
   return kinds;
 }
 

@@ -26,6 +26,7 @@ struct Kind {
 };
 
 Kind gla_kind();
+Kind delta_kind();  // two steps per token
 
 // [B, T, H, C] -> [B, H, T/C, C, W], and back from the chunks.
 Tensor chunks(const Tensor& x_BTHW, int64_t C);
