@@ -193,7 +193,12 @@ class Verification {
     const double floor = std::sqrt(squares) * zero_part(options_.config.train.dtype);
     std::map<std::string, bool> seen;
     for (const auto& [name, gradient] : computed) {
-      const ForeignTensor foreign = case_.model->foreign(name);
+      ForeignTensor foreign = case_.model->foreign(name);
+      if (case_.gradients.count(foreign.name) == 0) {
+        for (const std::string& alias : case_.model->foreign_aliases(name)) {
+          if (case_.gradients.count(alias) > 0) foreign.name = alias;
+        }
+      }
       seen[foreign.name] = true;
       const auto expected = case_.gradients.find(foreign.name);
       if (expected == case_.gradients.end()) {

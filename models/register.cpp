@@ -5,6 +5,7 @@
 #include "core/config/json_reader.h"
 #include "core/config/visitor.h"
 #include "core/text.h"
+#include "models/gla/spec.h"
 #include "models/gpt2/spec.h"
 #include "models/llama/spec.h"
 #include "models/matmul_free/spec.h"
@@ -84,6 +85,11 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     MhcLiteConfig config;
     config.visit(v);
     return make_mhc_lite_spec(config, options);
+  });
+  registry.add("gla", [options](ConfigVisitor& v) {
+    GlaConfig config;
+    config.visit(v);
+    return make_gla_spec(config, options);
   });
   if (extra) extra(registry, options);
   return registry;

@@ -118,6 +118,19 @@ void store_rows(const A* from, int64_t from_stride, int64_t width, int64_t rows,
   simd::run<StoreRows<S, A>>(StoreRows<S, A>{from, from_stride, width, rows, to, stride});
 }
 
+// Asks for the rows of the chunk that comes next, which lie too far apart for the processor to
+// guess.
+template <class S>
+void prefetch(const Heads<S>& x, int64_t b, int64_t t, int64_t h, int64_t T) {
+  constexpr int64_t kLine = 64;
+  if (t < 0) return;
+  const int64_t width = x.tensor.size(3) * static_cast<int64_t>(sizeof(S));
+  for (int64_t r = t; r < std::min(T, t + kChunk); ++r) {
+    const char* row = reinterpret_cast<const char*>(x.at(b, r, h));
+    for (int64_t i = 0; i < width; i += kLine) __builtin_prefetch(row + i, 0, 2);
+  }
+}
+
 // scores[32 rows of queries, 32 of keys] and the like, all with row distance kChunk.
 template <class A>
 void block_scores(A* scores, const A* queries, const A* keys, int64_t query, int64_t key,
@@ -176,13 +189,17 @@ void forward_head(const Inputs& in, const Sizes& n, const std::vector<Token>& ki
       multiply(k, decays.out, keys, kChunk * Kp);
       block_scores(scores, queries, keys, kSub, 0, kSub, Kp);
       block_scores(scores, queries, keys, 3 * kSub, 2 * kSub, kSub, Kp);
+      prefetch(g_in, b, t + kChunk, g, n.T);
       into_second_level(queries, decays.totals, Kp);
       out_second_level(keys, decays.totals, Kp);
       block_scores(scores, queries, keys, 2 * kSub, 0, 2 * kSub, Kp);
+      prefetch(k_in, b, t + kChunk, g, n.T);
       into_chunk_level(queries, decays.totals, Kp);
       out_chunk_level(keys, decays.totals, Kp);
       block::gemm<A>(false, false, kChunk, Vp, Kp, queries, Kp, state, Vp, o, Vp, false);
+      prefetch(v_in, b, t + kChunk, g, n.T);
       block::gemm<A>(false, false, kChunk / 2, Vp, kChunk / 2, scores, kChunk, v, Vp, o, Vp, true);
+      prefetch(q_in, b, t + kChunk, h, n.T);
       block::gemm<A>(false, false, kChunk / 2, Vp, kChunk, scores + kChunk / 2 * kChunk, kChunk, v,
                      Vp, o + kChunk / 2 * Vp, Vp, true);
       store_rows<S, A>(o, Vp, n.V, rows, o_out.at(b, t, h), o_out.token);
@@ -214,6 +231,7 @@ struct BackwardHead {
     const Heads<const A> g_in(in.g_BTGK);
     const Heads<S> dq_out(gradients.q), dk_out(gradients.k), dv_out(gradients.v);
     const Heads<A> dg_out(gradients.g);
+    const Heads<const S> do_in(do_BTHV.defined() ? do_BTHV : in.v_BTGV);
     const int64_t Kp = n.Kp, Vp = n.Vp, matrix = Kp * Vp;
     ChunkDecays<A> decays(arena, Kp);
     A* q = arena.take(kChunk * Kp);
@@ -265,8 +283,11 @@ struct BackwardHead {
       for (int64_t j = 0; j < n.group; ++j) {
         const A* from = before + (j * n.chunks + c) * matrix;
         A* to = before + (j * n.chunks + c + 1) * matrix;
+        prefetch(k_in, b, t + kChunk, g, n.T);
         std::copy_n(from, matrix, to);
+        prefetch(v_in, b, t + kChunk, g, n.T);
         scale_rows(to, decays.whole, Vp, Kp);
+        prefetch(g_in, b, t + kChunk, g, n.T);
         block::gemm<A>(true, false, Vp, Kp, kChunk, v, Vp, keys, Kp, to, Kp, true);
       }
     }
@@ -286,7 +307,6 @@ struct BackwardHead {
         load_rows<S, A>(q_in.at(b, t, h), q_in.token, n.K, tokens, rows, static_cast<A>(in.scale),
                         q, Kp);
         if (do_BTHV.defined()) {
-          const Heads<const S> do_in(do_BTHV);
           load_rows<S, A>(do_in.at(b, t, h), do_in.token, n.V, tokens, rows, A(1), d_o, Vp);
         }
         std::fill_n(dq, kChunk * Kp, A(0));
@@ -328,7 +348,9 @@ struct BackwardHead {
         };
         multiply(q, decays.into, queries, kChunk * Kp);
         multiply(k, decays.out, keys, kChunk * Kp);
+        prefetch(g_in, b, t - kChunk, g, n.T);
         level(kSub, 0, kSub);
+        prefetch(k_in, b, t - kChunk, g, n.T);
         level(3 * kSub, 2 * kSub, kSub);
         for (A* rows_into : {queries, decays.into}) {
           into_second_level(rows_into, decays.totals, Kp);
@@ -336,7 +358,9 @@ struct BackwardHead {
         for (A* rows_out : {keys, decays.out}) {
           out_second_level(rows_out, decays.totals, Kp);
         }
+        prefetch(v_in, b, t - kChunk, g, n.T);
         level(2 * kSub, 0, 2 * kSub);
+        if (do_BTHV.defined()) prefetch(do_in, b, t - kChunk, h, n.T);
 
         // Through the state.
         for (A* rows_into : {queries, decays.into}) {
@@ -351,6 +375,7 @@ struct BackwardHead {
         block::gemm<A>(false, false, kChunk, Kp, Vp, v, Vp, dstate, Kp, product, Kp, false);
         simd::run<AddToKeys<A>>(AddToKeys<A>{product, decays.out, k, dk, dg, kChunk, Kp, through});
 
+        prefetch(q_in, b, t - kChunk, h, n.T);
         // dv = scores^T do + keys D
         block::gemm<A>(false, true, kChunk, Vp, Kp, keys, Kp, dstate, Kp, dv, Vp, j > 0);
         block::gemm<A>(true, false, kChunk / 2, Vp, kChunk, scores, kChunk, d_o, Vp, dv, Vp, true);

@@ -37,7 +37,7 @@ class SafetensorsWeights final : public WeightSource {
     std::vector<std::string> problems;
     std::set<std::string> wanted;
     for (const ParamMeta& meta : parameter_metas(spec)) {
-      const ForeignTensor foreign = spec.foreign(meta.name);
+      const ForeignTensor foreign = name_in_file(meta.name);
       wanted.insert(foreign.name);
       if (!reader_.contains(foreign.name)) {
         problems.push_back(
@@ -63,7 +63,7 @@ class SafetensorsWeights final : public WeightSource {
   }
 
   Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const override {
-    const ForeignTensor foreign = spec_.foreign(parameter.meta.name);
+    const ForeignTensor foreign = name_in_file(parameter.meta.name);
     if (foreign.transposed)
       return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
     if (box.offset.empty()) return reader_.read(foreign.name).to(dtype);
@@ -75,6 +75,15 @@ class SafetensorsWeights final : public WeightSource {
   std::string description() const override { return path_; }
 
  private:
+  ForeignTensor name_in_file(const std::string& parameter) const {
+    ForeignTensor foreign = spec_.foreign(parameter);
+    if (reader_.contains(foreign.name)) return foreign;
+    for (const std::string& alias : spec_.foreign_aliases(parameter)) {
+      if (reader_.contains(alias)) foreign.name = alias;
+    }
+    return foreign;
+  }
+
   std::string path_;
   io::SafetensorsReader reader_;
   const ModelSpec& spec_;

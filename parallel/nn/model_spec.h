@@ -52,6 +52,10 @@ class ModelSpec {
 
   // Name and form of a parameter in the family's files; default: the same.
   virtual ForeignTensor foreign(const std::string& parameter) const { return {parameter, false}; }
+  // Further names under which files may have it, read where foreign()'s name is not there.
+  virtual std::vector<std::string> foreign_aliases(const std::string& /*parameter*/) const {
+    return {};
+  }
   // Tensors of foreign files that are no parameters (buffers such as rotary_emb.inv_freq,
   // attn.bias, a tied lm_head).
   virtual bool foreign_ignored(const std::string& name) const { return false; }

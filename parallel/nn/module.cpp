@@ -64,9 +64,9 @@ Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpe
     shard = replicated();  // until the region knows better
   }
   const ShardSpec bias_shard = shard;
-  Tensor weight =
-      param(name + ".weight", {out, in}, std::move(shard), Init::normal(options.init_std),
-            {.kind = options.kind, .view = options.view});
+  Tensor weight = param(name + ".weight", {out, in}, std::move(shard),
+                        options.weight_init.value_or(Init::normal(options.init_std)),
+                        {.kind = options.kind, .view = options.view});
   Tensor bias;
   if (options.bias) bias = linear_bias(record, bias_shard, options.bias_init);
   linears_.push_back(record);

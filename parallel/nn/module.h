@@ -20,6 +20,7 @@
 // A Region in which nothing is declared cut is cut by the rules of auto_split.h. Where these cut
 // nothing, all of it is the same work on every rank: no collective, and no gradient is summed.
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,6 +62,7 @@ struct LinearStructure {
 struct LinearOptions {
   bool bias = false;
   double init_std = 0.02;
+  std::optional<Init> weight_init;  // unset: normal of init_std
   Init bias_init = Init::zeros();
   ParamKind kind = ParamKind::Matrix;
   MatrixView view = MatrixView::Whole;

@@ -38,6 +38,44 @@ TEST(ParameterCounts, EqualThePublishedOnes) {
       1557611200);
 }
 
+// The formula of the layer, and the sizes of the ecosystem's own configurations.
+TEST(ParameterCounts, GlaEqualsTheFormula) {
+  const auto gla = [](const std::string& sizes) {
+    return parameter_count(
+        *make_model_from_json(cat(R"({"model_type": "gla")", sizes, "}"), "config.json"));
+  };
+  EXPECT_EQ(gla(R"(, "hidden_size": 1024)"), 374475776);
+  EXPECT_EQ(gla(""), 1365514240);
+  EXPECT_EQ(gla(R"(, "hidden_size": 4096, "num_hidden_layers": 32, "num_heads": 16,
+      "intermediate_size": 11008)"),
+            6741635072);
+  EXPECT_EQ(gla(R"(, "hidden_size": 1024, "tie_word_embeddings": true)"), 374475776 - 32768000);
+  const std::string small = R"(, "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 100,
+      "intermediate_size": 32)";
+  const int64_t d = 64, dk = 32, dv = 64, V = 16;
+  const int64_t block = 2 * d * dk + 3 * d * dv + 16 * d + 16 * dk + dk + V + 3 * d * 32 + 2 * d;
+  EXPECT_EQ(gla(small), block + d + 2 * 100 * d);
+  EXPECT_EQ(gla(small + R"(, "elementwise_affine": false)"), block - V + d + 2 * 100 * d);
+  EXPECT_EQ(gla(small + R"(, "use_output_gate": false)"), block - d * dv + d + 2 * 100 * d);
+  EXPECT_EQ(gla(small + R"(, "use_short_conv": true)"),
+            block + 4 * (2 * dk + dv) + d + 2 * 100 * d);
+}
+
+TEST(ForeignNames, GlaKnowsItsOutputNormByTwoNames) {
+  const std::string own = "model.layers.0.attn.g_norm.weight";
+  const std::string fused = "model.layers.0.attn.g_norm_swish_gate.weight";
+  const auto name = [&](const std::string& keys) {
+    const auto spec = make_model_from_json(cat(R"({"model_type": "gla")", keys, "}"), "c");
+    EXPECT_EQ(spec->foreign_aliases(own), (std::vector<std::string>{own, fused}));
+    EXPECT_TRUE(spec->foreign_aliases("model.norm.weight").empty());
+    EXPECT_EQ(spec->foreign("model.norm.weight").name, "model.norm.weight");
+    return spec->foreign(own).name;
+  };
+  EXPECT_EQ(name(""), fused);
+  EXPECT_EQ(name(R"(, "fuse_norm": false)"), own);
+  EXPECT_EQ(name(R"(, "use_output_gate": false)"), own);
+}
+
 // Parameters of the connections beside those of the same model without: three published sizes.
 TEST(ParameterCounts, OfResidualStreams) {
   const auto count = [](int layers, int heads, int width, const std::string& kind) {
@@ -100,6 +138,13 @@ TEST(ForeignConfig, ProblemsNameTheKey) {
   expect_problem(R"({"model_type": "llama", "num_attention_heads": 7})", "num_attention_heads");
   expect_problem(R"({"model_type": "llama", "hidden_act": "gelu"})", "hidden_act");
   expect_problem(R"({"model_type": "gpt2", "n_embd": 10, "n_head": 3})", "n_head");
+  expect_problem(R"({"model_type": "gla", "num_heads": 5})", "expand_k");
+  expect_problem(R"({"model_type": "gla", "num_kv_heads": 3})", "num_kv_heads");
+  expect_problem(R"({"model_type": "gla", "hidden_act": "relu"})", "hidden_act");
+  expect_problem(R"({"model_type": "gla", "feature_map": "tanh"})", "feature_map");
+  expect_problem(R"({"model_type": "gla", "use_l2warp": true})", "use_l2warp");
+  expect_problem(R"({"model_type": "gla", "attn": {"layers": [24], "num_heads": 8}})", "layers");
+  expect_problem(R"({"model_type": "gla", "attn": {"layers": [1], "num_heads": 7}})", "num_heads");
 }
 
 TEST(Spec, FlopsPerTokenOfABlock) {

@@ -44,6 +44,16 @@ const std::vector<TinyModel>& tiny_models() {
       "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "rms_norm_eps": 1e-5,
       "initializer_range": 0.2, "tie_word_embeddings": true, "max_position_embeddings": 64})",
          plain});
+    out.push_back({"gla_conv_kv",
+                   R"({"model_type": "gla", "vocab_size": 61, "hidden_size": 32, "expand_k": 0.75,
+      "num_heads": 8, "num_kv_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2, "use_short_conv": true,
+      "conv_size": 3, "clamp_min": -0.06, "feature_map": "relu", "initializer_range": 0.2, "tie_word_embeddings": true})",
+                   smooth});
+    out.push_back({"gla_hybrid",
+                   R"({"model_type": "gla", "vocab_size": 64, "hidden_size": 32, "expand_v": 2.0,
+      "num_heads": 4, "intermediate_size": 40, "num_hidden_layers": 2, "use_output_gate": false, "initializer_range": 0.2,
+      "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": true, "window_size": 5}})",
+                   plain});
     out.push_back(
         {"matmul_free",
          R"({"model_type": "hgrn_bit", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24,
