@@ -56,8 +56,7 @@ void compare(int64_t B, int64_t T, int64_t C, at::ScalarType dtype) {
                   (at::randn({kStreams * C, kColumns}) * 0.01).requires_grad_()};
   const Way ours{ops::normalised_product, ops::read_streams, ops::write_streams};
   const Way composed{composed_product, ops::read_streams_composite, ops::write_streams_composite};
-  const auto ms =
-      bench::side_by_side({[&] { run(ours, in); }, [&] { run(composed, in); }}, 9);
+  const auto ms = bench::side_by_side({[&] { run(ours, in); }, [&] { run(composed, in); }}, 9);
   std::printf("B%lld T%lld C%lld %-9s ours %8.2f  composed %8.2f  ratio %.2f\n",
               static_cast<long long>(B), static_cast<long long>(T), static_cast<long long>(C),
               c10::toString(dtype), ms[0], ms[1], ms[1] / ms[0]);

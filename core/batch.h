@@ -17,8 +17,9 @@ struct Batch {
   Tensor labels;  // [B, T] int64, kIgnoreLabel where there is no loss; undefined when only logits
                   // are wanted
   Tensor positions;  // [B, T] int64, restarts at each document
-  Tensor segments;   // [B, T] int32, equal within a document, -1 = padding; undefined: one document
-                     // per row
+  Tensor segments;   // [B, T] int32, equal within a document, negative = padding: -1 where the
+                     // data has it, -2 where it was only added to make tokens divisible; undefined:
+                     // one document per row
   int64_t step = 0;  // optimizer step, for dropout keys
   int64_t first_row = 0;  // number of row 0 within the step's global batch, for dropout keys
   bool training = false;  // dropout is active

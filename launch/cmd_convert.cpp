@@ -1,10 +1,12 @@
 // strata ckpt convert: a checkpoint or a folder of the family's own files to such a folder, the
 // linears in another form if wanted.
+#include <ATen/ops/cat.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <cmath>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -95,10 +97,16 @@ std::set<std::string> ternary_names(const ModelSpec& model) {
 }
 
 using Tensors = std::vector<std::pair<std::string, Tensor>>;
+// Of tensors that several parameters make up: by their first rows.
+using Parts = std::map<std::string, std::map<int64_t, Tensor>>;
 
 void add(const ModelSpec& model, const ParamMeta& meta, const Tensor& value, bool ternary,
-         Tensors& out) {
+         Tensors& out, Parts& parts) {
   const ForeignTensor foreign = model.foreign(meta.name);
+  if (foreign.part()) {
+    parts[foreign.name][foreign.rows.begin] = value;
+    return;
+  }
   if (!ternary) {
     out.emplace_back(foreign.name, foreign.transposed ? value.t().contiguous() : value);
     return;
@@ -145,12 +153,18 @@ int ckpt_convert(const Arguments& arguments) {
                         cat("nothing: ", model->family(), " has no ternary weights"));
   }
   Tensors tensors;
+  Parts parts;
   for (const ParamMeta& meta : parameter_metas(*model)) {
     Parameter p;
     p.meta = meta;
     const Tensor value =
         converted->read(p, {Shape(meta.logical.size(), 0), meta.logical}, at::kFloat);
-    add(*model, meta, value, ternary.count(meta.name) > 0, tensors);
+    add(*model, meta, value, ternary.count(meta.name) > 0, tensors, parts);
+  }
+  for (const auto& [name, rows] : parts) {
+    std::vector<Tensor> pieces;
+    for (const auto& [first, piece] : rows) pieces.push_back(piece);
+    tensors.emplace_back(name, at::cat(pieces, 0));
   }
   std::filesystem::create_directories(to);
   io::write_safetensors((to / "model.safetensors").string(), tensors);

@@ -8,6 +8,7 @@
 #include "launch/command_line.h"
 #include "launch/commands.h"
 #include "launch/failure.h"
+#include "launch/infill.h"
 #include "launch/model_session.h"
 #include "launch/sampler.h"
 
@@ -56,6 +57,12 @@ class Printer {
   size_t shown_ = 0;
 };
 
+// The id that hides a token in the data.
+int64_t hidden_id(const RunConfig& config) {
+  if (config.data.mask_token >= 0) return config.data.mask_token;
+  return (config.data.vocab_size > 0 ? config.data.vocab_size : config.model->vocabulary()) - 1;
+}
+
 }  // namespace cmd_sample_detail
 
 int cmd_sample(const Arguments& arguments) {
@@ -64,7 +71,8 @@ int cmd_sample(const Arguments& arguments) {
       "sample", "RUN.ini [--checkpoint DIR] [--plan FILE] [--count N] [--sample.prompt=TEXT] ...",
       "Prints text from a model: the newest checkpoint of the run directory, the one given, or the "
       "weights of\n"
-      "ckpt.init. [sample] says how; the same seed gives the same text on any number of ranks.");
+      "ckpt.init. [sample] says how; the same seed gives the same text on any number of ranks.\n"
+      "Bidirectional families fill the places of sample.prompt that sample.mask marks.");
   line.positional("RUN.ini", 1, 1);
   line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
   line.short_for("checkpoint", "DIR", "ckpt.resume", "folder of one checkpoint");
@@ -83,6 +91,15 @@ int cmd_sample(const Arguments& arguments) {
     const Tokenizer& tokenizer = session.tokenizer();
     const SampleSection& s = config.sample;
     const SamplingOptions options{s.temperature, s.top_k, s.top_p, static_cast<uint64_t>(s.seed)};
+    if (!config.model->causal()) {
+      const int64_t mask = hidden_id(config);
+      const std::vector<int32_t> ids = encode_hidden(tokenizer, s.prompt, s.mask, mask);
+      for (int64_t n = 0; n < count; ++n) {
+        const std::vector<int32_t> filled = fill_hidden(session.model(), ids, mask, options, n);
+        if (runtime.first()) std::cout << tokenizer.decode(filled) << std::endl;
+      }
+      return 0;
+    }
     const std::vector<int32_t> prompt = tokenizer.encode(s.prompt);
     for (int64_t n = 0; n < count; ++n) {
       if (runtime.first()) std::cout << s.prompt << std::flush;

@@ -185,6 +185,21 @@ class Verification {
     compare_gradients(gather_logical(*model_, [&](const OwnedSlice& s) { return s.grad * scale; }));
   }
 
+  // Of a parameter whose steps are tensors of their own in files.
+  void compare_parts(const ForeignTensor& foreign, const Tensor& gradient, double floor) {
+    const auto rows = gradient.size(0) / static_cast<int64_t>(foreign.parts.size());
+    for (size_t i = 0; i < foreign.parts.size(); ++i) {
+      const auto expected = case_.gradients.find(foreign.parts[i]);
+      if (expected == case_.gradients.end()) {
+        report_.fail("grad." + foreign.parts[i], "computed, but not in expected.safetensors");
+        continue;
+      }
+      report_.compare("grad." + foreign.parts[i],
+                      gradient.narrow(0, static_cast<int64_t>(i) * rows, rows), expected->second,
+                      floor);
+    }
+  }
+
   void compare_gradients(const std::map<std::string, Tensor>& computed) {
     if (!runtime_.first()) return;
     double squares = 0;
@@ -199,14 +214,25 @@ class Verification {
           if (case_.gradients.count(alias) > 0) foreign.name = alias;
         }
       }
-      seen[foreign.name] = true;
+      for (const std::string& part : foreign.names()) seen[part] = true;
+      if (!foreign.parts.empty()) {
+        compare_parts(foreign, gradient, floor);
+        continue;
+      }
       const auto expected = case_.gradients.find(foreign.name);
       if (expected == case_.gradients.end()) {
         report_.fail("grad." + foreign.name, "computed, but not in expected.safetensors");
         continue;
       }
-      report_.compare("grad." + foreign.name, foreign.transposed ? gradient.t() : gradient,
-                      expected->second, floor);
+      const Range& rows = foreign.rows;
+      const bool inside = !foreign.part() || rows.end <= expected->second.size(0);
+      report_.compare(foreign.part()
+                          ? cat("grad.", foreign.name, "[", rows.begin, ":", rows.end, "]")
+                          : "grad." + foreign.name,
+                      foreign.transposed ? gradient.t() : gradient,
+                      foreign.part() && inside ? expected->second.narrow(0, rows.begin, rows.size())
+                                               : expected->second,
+                      floor);
     }
     for (const auto& [name, gradient] : case_.gradients) {
       if (seen.count(name) == 0)

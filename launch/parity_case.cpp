@@ -177,8 +177,8 @@ Batch pad_batch(const Batch& batch, int64_t row_multiple, int64_t time_multiple,
   if (rows > 0)
     out.positions = at::cat({out.positions, default_positions(rows, out.positions.size(1))});
   // Added rows are real tokens (a row of padding alone has nothing to attend to); added tokens are
-  // padding.
-  out.segments = extended(extended(out.segments, 1, time, -1), 0, rows, 0);
+  // padding, told from the data's own where a model may look at that.
+  out.segments = extended(extended(out.segments, 1, time, causal ? -1 : -2), 0, rows, 0);
   return out;
 }
 

@@ -148,7 +148,9 @@ void EvalSection::visit(ConfigVisitor& v) {
 }
 
 void SampleSection::visit(ConfigVisitor& v) {
-  v.field("prompt", prompt, any_text(), "text to continue");
+  v.field("prompt", prompt, any_text(), "text to continue, or to fill in (bidirectional families)");
+  v.field("mask", mask, any_text(),
+          "stands for one hidden token in the prompt of a bidirectional family");
   v.field("tokens", tokens, at_least(1), "tokens to generate");
   v.field("temperature", temperature, non_negative(), "0: always the likeliest token");
   v.field("top_k", top_k, at_least(0), "choose among this many likeliest tokens; 0: all");

@@ -78,6 +78,7 @@ struct EvalSection {
 
 struct SampleSection {
   std::string prompt = "\n";
+  std::string mask = "[MASK]";
   int64_t tokens = 200;
   double temperature = 0.8;
   int64_t top_k = 0;

@@ -5,8 +5,10 @@
 #include "core/config/json_reader.h"
 #include "core/config/visitor.h"
 #include "core/text.h"
+#include "models/deltaproduct/spec.h"
 #include "models/gla/spec.h"
 #include "models/gpt2/spec.h"
+#include "models/hydra/spec.h"
 #include "models/llama/spec.h"
 #include "models/matmul_free/spec.h"
 #include "models/mhc_lite/spec.h"
@@ -35,6 +37,42 @@ void normalise_rope(nlohmann::json& j) {
   }
 }
 
+// Python writes Infinity, which JSON does not know; the largest number means the same here.
+std::string without_infinity(std::string text) {
+  const std::string word = "Infinity";
+  for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at)) {
+    const bool quoted = (at > 0 && text[at - 1] == '"') ||
+                        (at + word.size() < text.size() && text[at + word.size()] == '"');
+    if (quoted) {
+      at += word.size();
+    } else {
+      text.replace(at, word.size(), "1e308");
+    }
+  }
+  return text;
+}
+
+// "bert" with the matrix mixer of hydra is the hydra family. The authors' files do not say how
+// padding is treated: their code lets it enter the scans.
+bool is_hydra(const nlohmann::json& j) {
+  const auto says = [&](const char* key, const char* value) {
+    return j.contains(key) && j[key] == value;
+  };
+  return says("model_type", "bert") && says("matrix_mixer_type", "hydra");
+}
+void normalise_hydra(nlohmann::json& j) {
+  if (is_hydra(j) && !j.contains("mask_pad")) j["mask_pad"] = false;
+}
+
+// The DeltaProduct paper's code calls the output gate "use_gate" and has one matrix per step
+// ("k_projs.0"); newer files say "use_output_gate" and join the steps' matrices.
+void normalise_deltaproduct(nlohmann::json& j) {
+  if (!j.contains("use_gate")) return;
+  j["use_output_gate"] = j["use_gate"];
+  j.erase("use_gate");
+  if (!j.contains("weight_layout")) j["weight_layout"] = "lists";
+}
+
 // The names that checkpoints of structured models use for the keys of LinearParts.
 void normalise_structured(nlohmann::json& j) {
   if (j.contains("structured_linear")) {
@@ -56,7 +94,7 @@ void normalise_structured(nlohmann::json& j) {
 }
 
 nlohmann::json parse(const std::string& text, const std::string& name) {
-  nlohmann::json j = nlohmann::json::parse(text, nullptr, false);
+  nlohmann::json j = nlohmann::json::parse(without_infinity(text), nullptr, false);
   if (j.is_discarded() || !j.is_object())
     throw ConfigError(name, "text that is not a JSON object", "a config.json");
   return j;
@@ -76,6 +114,11 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     config.visit(v);
     return make_gpt2_spec(config, options);
   });
+  registry.add("gla", [options](ConfigVisitor& v) {
+    GlaConfig config;
+    config.visit(v);
+    return make_gla_spec(config, options);
+  });
   registry.add("hgrn_bit", [options](ConfigVisitor& v) {
     MatmulFreeConfig config;
     config.visit(v);
@@ -86,11 +129,18 @@ ModelRegistry model_registry(const ModelOptions& options, const ExtraFamilies& e
     config.visit(v);
     return make_mhc_lite_spec(config, options);
   });
-  registry.add("gla", [options](ConfigVisitor& v) {
-    GlaConfig config;
+  registry.add("hydra", [options](ConfigVisitor& v) {
+    HydraConfig config;
     config.visit(v);
-    return make_gla_spec(config, options);
+    return make_hydra_spec(config, options);
   });
+  for (const char* family : {"gated_deltaproduct", "delta_net", "gated_deltanet"}) {
+    registry.add(family, [options, family](ConfigVisitor& v) {
+      DeltaProductConfig config(family);
+      config.visit(v);
+      return make_deltaproduct_spec(config, options);
+    });
+  }
   if (extra) extra(registry, options);
   return registry;
 }
@@ -102,6 +152,13 @@ std::string family_of_config_json(const std::string& text, const std::string& na
                                ? j["model_type"].get<std::string>()
                                : "";
   if (type.empty()) throw ConfigError(cat(name, ": model_type"), "nothing", join(names));
+  if (register_detail::is_hydra(j)) return "hydra";
+  if (type == "bert") {
+    const bool mixer = j.contains("matrix_mixer_type");
+    throw ConfigError(cat(name, ": matrix_mixer_type"),
+                      mixer ? j["matrix_mixer_type"].dump() : "nothing", "\"hydra\"",
+                      " (of the models that call themselves bert)");
+  }
   if (!model_registry().contains(type)) {
     throw ConfigError(cat(name, ": model_type"), cat('"', type, '"'), join(names),
                       did_you_mean(type, names));
@@ -114,6 +171,8 @@ std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const s
   const std::string family = family_of_config_json(text, name);
   nlohmann::json j = register_detail::parse(text, name);
   register_detail::normalise_rope(j);
+  register_detail::normalise_hydra(j);
+  if (family == "gated_deltaproduct") register_detail::normalise_deltaproduct(j);
   register_detail::normalise_structured(j);
   JsonConfigReader reader(j.dump(), name);
   // Contradictions are reported before a spec is used.

@@ -1,7 +1,9 @@
 #include "parallel/engine/weight_source.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <set>
 
 #include "core/error.h"
@@ -30,26 +32,49 @@ Tensor narrow_to(Tensor t, const Box& box) {
   return t;
 }
 
+// Rows of the foreign tensor `name` as its parts give them; 0 where they leave gaps or overlap.
+int64_t rows_of_parts(const std::vector<ParamMeta>& metas, const ModelSpec& spec,
+                      const std::string& name) {
+  std::vector<Range> parts;
+  for (const ParamMeta& meta : metas) {
+    const ForeignTensor foreign = spec.foreign(meta.name);
+    if (foreign.name == name) parts.push_back(foreign.rows);
+  }
+  std::sort(parts.begin(), parts.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  int64_t end = 0;
+  for (const Range& part : parts) {
+    if (part.begin != end) return 0;
+    end = part.end;
+  }
+  return end;
+}
+
 class SafetensorsWeights final : public WeightSource {
  public:
   SafetensorsWeights(const std::string& path, const ModelSpec& spec)
       : path_(path), reader_(path), spec_(spec) {
     std::vector<std::string> problems;
     std::set<std::string> wanted;
-    for (const ParamMeta& meta : parameter_metas(spec)) {
+    const std::vector<ParamMeta> metas = parameter_metas(spec);
+    for (const ParamMeta& meta : metas) {
       const ForeignTensor foreign = name_in_file(meta.name);
-      wanted.insert(foreign.name);
-      if (!reader_.contains(foreign.name)) {
-        problems.push_back(
-            cat("missing     ", foreign.name, did_you_mean(foreign.name, reader_.names())));
-        continue;
-      }
-      Shape shape = reader_.entry(foreign.name).shape;
-      if (foreign.transposed) std::swap(shape.at(0), shape.at(1));
-      if (shape != meta.logical) {
-        problems.push_back(cat("shape       ", foreign.name, ": file has ",
-                               shape_text(reader_.entry(foreign.name).shape), ", model wants ",
-                               shape_text(meta.logical), foreign.transposed ? " transposed" : ""));
+      Shape logical = meta.logical;  // of each tensor of the file
+      if (!foreign.parts.empty()) logical.at(0) /= static_cast<int64_t>(foreign.parts.size());
+      if (foreign.part()) logical.at(0) = rows_of_parts(metas, spec, foreign.name);
+      for (const std::string& name : foreign.names()) {
+        wanted.insert(name);
+        if (!reader_.contains(name)) {
+          problems.push_back(cat("missing     ", name, did_you_mean(name, reader_.names())));
+          continue;
+        }
+        Shape shape = reader_.entry(name).shape;
+        if (foreign.transposed) std::swap(shape.at(0), shape.at(1));
+        if (shape != logical) {
+          problems.push_back(cat("shape       ", name, ": file has ",
+                                 shape_text(reader_.entry(name).shape), ", model wants ",
+                                 shape_text(logical), foreign.transposed ? " transposed" : ""));
+        }
       }
     }
     for (const std::string& name : reader_.names()) {
@@ -64,10 +89,16 @@ class SafetensorsWeights final : public WeightSource {
 
   Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const override {
     const ForeignTensor foreign = name_in_file(parameter.meta.name);
+    if (!foreign.parts.empty()) {
+      std::vector<Tensor> parts;
+      for (const std::string& name : foreign.parts) parts.push_back(reader_.read(name));
+      return narrow_to(at::cat(parts, 0), box).to(dtype).contiguous();
+    }
     if (foreign.transposed)
       return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
     if (box.offset.empty()) return reader_.read(foreign.name).to(dtype);
-    Tensor rows = reader_.read_rows(foreign.name, box.offset[0], box.offset[0] + box.extent[0]);
+    const int64_t first = foreign.rows.begin + box.offset[0];
+    Tensor rows = reader_.read_rows(foreign.name, first, first + box.extent[0]);
     Box inner = box;
     inner.offset[0] = 0;
     return narrow_to(rows, inner).to(dtype).contiguous();

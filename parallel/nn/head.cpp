@@ -13,8 +13,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.h"
+#include "core/ops/activation.h"
 #include "core/ops/linear.h"
 #include "core/ops/streams.h"
 #include "core/text.h"
@@ -81,24 +83,25 @@ Tensor correct_predictions(const Tensor& logits, const ChunkSums& sums, const Te
   return at::logical_and(best.eq(targets), targets.ne(kIgnoreLabel)).sum();
 }
 
-// x [N, D], weight [V here, D] -> [2]. The gradient for an upstream factor of 1 is formed chunk by
-// chunk while the chunk's logits are in memory; backward only scales it.
-// A ternary head has a gain, and `matrix` are its codes.
+// x [N, D], weight [V here, D], bias [V here] or none -> [2]. The gradient for an upstream factor
+// of 1 is formed chunk by chunk while the chunk's logits are in memory; backward only scales it.
+// A ternary head has a gain and no bias, and `matrix` are its codes.
 struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
-                        const std::optional<Tensor>& gain, const Tensor& matrix,
-                        const Tensor& targets, const c10::intrusive_ptr<Setting>& setting,
-                        bool need_gradient) {
+                        const std::optional<Tensor>& bias, const std::optional<Tensor>& gain,
+                        const Tensor& matrix, const Tensor& targets,
+                        const c10::intrusive_ptr<Setting>& setting, bool need_gradient) {
     const Setting& s = *setting;
     const at::ScalarType wide = accumulate_dtype(x.scalar_type());
     const Tensor w = matrix.to(x.scalar_type());
     const int64_t tokens = x.size(0), chunk = std::max<int64_t>(1, s.options.chunk_tokens);
     Tensor loss = at::zeros({}, x.options().dtype(wide)),
            correct = at::zeros({}, x.options().dtype(wide));
-    Tensor dx, dw, dgain;
+    Tensor dx, dw, db, dgain;
     if (need_gradient) {
       dx = at::empty_like(x);
       dw = at::zeros(weight.sizes(), x.options().dtype(wide));
+      if (bias) db = at::zeros(bias->sizes(), dw.options());
       if (gain) dgain = at::zeros(gain->sizes(), x.options().dtype(wide));
     }
     for (int64_t begin = 0; begin < tokens; begin += chunk) {
@@ -107,6 +110,7 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
       ops::BitRows rows;
       if (gain) rows = ops::bit_rows(x_c, *gain, s.options.bit->rows);
       Tensor logits = gain ? ops::bit_product(rows, w, s.beta) : at::mm(x_c, w.t());
+      if (bias) logits.add_(bias->to(logits.scalar_type()));
       ChunkSums sums = reduce_chunk(logits, t_c, s);
       loss += ops::token_losses(sums.sums_3N, sums.max_N, t_c, s.vocabulary, s.options.loss).sum();
       if (need_gradient) {
@@ -120,6 +124,7 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
           continue;
         }
         dx.narrow(0, begin, n).copy_(at::mm(logits, w));
+        if (bias) db.add_(logits.to(wide).sum(0));
         if (wide == x.scalar_type()) {
           dw.addmm_(logits.t(), x_c);
         } else {
@@ -130,9 +135,9 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
       }
     }
     if (need_gradient) {
-      variable_list kept = {dx, dw.to(weight.scalar_type())};
-      if (gain) kept.push_back(dgain.to(gain->scalar_type()));
-      ctx->save_for_backward(kept);
+      ctx->save_for_backward({dx, dw.to(weight.scalar_type()),
+                              bias ? db.to(bias->scalar_type()) : Tensor(),
+                              gain ? dgain.to(gain->scalar_type()) : Tensor()});
     }
     return at::stack({loss, correct});
   }
@@ -140,10 +145,11 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto saved = ctx->get_saved_variables();
     const Tensor scale = grads[0].select(0, 0);
-    const auto scaled = [&](const Tensor& g) { return g * scale.to(g.scalar_type()); };
-    return {scaled(saved[0]), scaled(saved[1]), saved.size() > 2 ? scaled(saved[2]) : Tensor(),
-            Tensor(),         Tensor(),         Tensor(),
-            Tensor()};
+    const auto scaled = [&](const Tensor& g) {
+      return g.defined() ? g * scale.to(g.scalar_type()) : g;
+    };
+    return {scaled(saved[0]), scaled(saved[1]), scaled(saved[2]), scaled(saved[3]),
+            Tensor(),         Tensor(),         Tensor(),         Tensor()};
   }
 };
 
@@ -156,6 +162,12 @@ HeadLayer::HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options,
     rms_ = rms_norm(options_.norm_name, width, options_.norm_eps);
   if (options_.norm == HeadOptions::Norm::Layer)
     layer_ = layer_norm(options_.norm_name, width, options_.norm_eps, options_.norm_bias);
+  if (!options_.transform_name.empty()) {
+    dense_ = linear(options_.transform_name + ".dense", width, width, replicated(),
+                    {.bias = true, .init_std = options_.init_std});
+    transform_norm_ =
+        layer_norm(options_.transform_name + ".LayerNorm", width, options_.transform_eps);
+  }
   if (options_.bit) {
     STRATA_CHECK(!options_.tied && ends_with(options_.weight_name, ".weight"),
                  "a ternary head is not tied and its weight is called NAME.weight");
@@ -170,6 +182,10 @@ HeadLayer::HeadLayer(int64_t width, int64_t vocabulary, HeadOptions options,
   weight_ = param(options_.weight_name, {vocabulary, width},
                   split_vocabulary(layout.vocabulary_unit()), Init::normal(options_.init_std),
                   {.kind = options_.tied ? ParamKind::Embedding : ParamKind::Head});
+  if (!options_.bias_name.empty()) {
+    bias_ = param(options_.bias_name, {vocabulary}, split_vocabulary(layout.vocabulary_unit()),
+                  Init::zeros(), {.fp32 = true, .weight_decay = false});
+  }
 }
 
 Tensor HeadLayer::norm(const Tensor& x) const {
@@ -184,7 +200,7 @@ Tensor HeadLayer::norm(const Tensor& x) const {
   return x;
 }
 
-Tensor HeadLayer::normalise(const Tensor& x) const {
+Tensor HeadLayer::reduced(const Tensor& x) const {
   const int64_t n = options_.reduce.streams;
   if (n == 1) return norm(x);
   const Tensor streams = x.size(-1) == width_ ? ops::expand_streams(x, n) : x;  // no block before
@@ -199,13 +215,26 @@ Tensor HeadLayer::normalise(const Tensor& x) const {
   return norm(mean ? sum / static_cast<double>(n) : sum);
 }
 
+Tensor HeadLayer::normalise(const Tensor& x) const {
+  const Tensor y = reduced(x);
+  if (options_.transform_name.empty()) return y;
+  return transform_norm_(ops::activation(dense_(y), options_.transform_activation));
+}
+
 Tensor HeadLayer::forward(const Tensor& x, const Batch& batch) {
   STRATA_CHECK(batch.labels.defined(), "the head needs labels");
   const Tensor entered = region_enter(normalise(x), layout());
   const bool need_gradient =
       at::GradMode::is_enabled() && (entered.requires_grad() || weight_.requires_grad());
+  Tensor x_ND = entered.reshape({-1, entered.size(-1)}), labels_N = batch.labels.reshape({-1});
+  if (options_.labelled_only) {
+    const Tensor labelled = labels_N.ne(kIgnoreLabel).nonzero().squeeze(1);
+    x_ND = x_ND.index_select(0, labelled);
+    labels_N = labels_N.index_select(0, labelled);
+  }
   auto setting = c10::make_intrusive<head_detail::Setting>(layout(), options_, vocabulary_);
-  std::optional<Tensor> gain;
+  std::optional<Tensor> bias, gain;
+  if (bias_.defined()) bias = bias_;
   Tensor matrix = weight_;
   if (bit_ != nullptr) {
     const ops::TernaryCodes& codes = bit_->codes();
@@ -213,9 +242,8 @@ Tensor HeadLayer::forward(const Tensor& x, const Batch& batch) {
     setting->beta = codes.scale;
     if (codes.ternary()) matrix = codes.codes_OI;
   }
-  return head_detail::ChunkedLoss::apply(entered.reshape({-1, entered.size(-1)}), weight_, gain,
-                                         matrix.detach(), batch.labels.reshape({-1}), setting,
-                                         need_gradient);
+  return head_detail::ChunkedLoss::apply(x_ND, weight_, bias, gain, matrix.detach(), labels_N,
+                                         setting, need_gradient);
 }
 
 void HeadLayer::weights_changed() {
@@ -226,7 +254,7 @@ Tensor HeadLayer::logits(const Tensor& x) {
   at::NoGradGuard no_grad;
   const Tensor h = region_enter(normalise(x), layout());
   const at::ScalarType wide = accumulate_dtype(h.scalar_type());
-  Tensor local = (bit_ != nullptr ? (*bit_)(h) : ops::linear(h, weight_, Tensor())).to(wide);
+  Tensor local = (bit_ != nullptr ? (*bit_)(h) : ops::linear(h, weight_, bias_)).to(wide);
   const int count = layout().tp_size();
   if (count == 1) return local;
   // Parts are ragged: gather equal blocks with the vocabulary first, then cut.

@@ -24,7 +24,15 @@ struct HeadOptions {
   double norm_eps = 1e-5;
   bool norm_bias = true;  // of Norm::Layer
   StreamReduce reduce;
+  // Between norm and projection: layer_norm(activation(dense(x))); empty: nothing. Its parameters
+  // are <name>.dense and <name>.LayerNorm.
+  std::string transform_name;
+  std::string transform_activation = "gelu";
+  double transform_eps = 1e-12;
   std::string weight_name = "lm_head.weight";  // the embedding's name when tied
+  std::string bias_name;                       // of the logits; empty: none
+  // Tokens without a label are left out of the projection: worth it where few are labelled.
+  bool labelled_only = false;
   bool tied = false;
   double init_std = 0.02;
   // Ternary head (then never tied): parameters NAME and NAME with `.weight` replaced by
@@ -44,12 +52,15 @@ class HeadLayer final : public Layer {
 
  private:
   Tensor normalise(const Tensor& x) const;  // [B, T, D] of one stream or several
+  Tensor reduced(const Tensor& x) const;    // normalise without the transform
   Tensor norm(const Tensor& x) const;
   int64_t width_, vocabulary_;
   HeadOptions options_;
   RmsNorm rms_;
   LayerNorm layer_;
-  Tensor weight_;
+  Linear dense_;
+  LayerNorm transform_norm_;
+  Tensor weight_, bias_;
   BitLinear* bit_ = nullptr;
 };
 

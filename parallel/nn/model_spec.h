@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/range.h"
 #include "core/registry.h"
 #include "parallel/nn/module.h"
 
@@ -22,10 +23,21 @@ struct SharedParameter {
   bool model_wide = false;
 };
 
-// A tensor of the family's own ecosystem.
+// Where a parameter lies in the family's own files.
 struct ForeignTensor {
   std::string name;
   bool transposed = false;  // stored [in, out]
+  // The parameter is these rows of a tensor that others share (fused projections whose parts are
+  // cut differently); empty: all of it. The parts of a tensor cover it together.
+  Range rows = {};
+
+  bool part() const noexcept { return rows.size() > 0; }
+  // Not empty: files have these instead of `name`, the parameter cut along dimension 0.
+  std::vector<std::string> parts = {};
+
+  std::vector<std::string> names() const {
+    return parts.empty() ? std::vector<std::string>{name} : parts;
+  }
 };
 
 class ModelSpec {

@@ -105,7 +105,7 @@ std::string why_not_divisible(const ShardSpec& spec, const Shape& logical, int c
 int replicas(const ShardSpec& spec, const Shape& logical, int count) {
   if (!spec.cut()) return count;
   if (!spec.replicate) return 1;
-  const int64_t units = logical.at(spec.dim) / spec.unit;
+  const int64_t units = shard_detail::segments_of(spec, logical).front() / spec.unit;
   return units > 0 && units < count ? static_cast<int>(count / units) : 1;
 }
 

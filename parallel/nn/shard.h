@@ -20,8 +20,8 @@ struct ShardSpec {
   // Vocabulary rule: rank r owns [r*c, (r+1)*c) of the extent n, c = unit * ceil(n / (unit *
   // count)); the last ranks may own less or nothing. Nothing is padded.
   bool ragged = false;
-  // Fewer units than parts: each unit is held by parts / units consecutive ranks (key/value heads
-  // under a larger tp).
+  // Fewer units (of a segment) than parts: each unit is held by parts / units consecutive ranks
+  // (key/value heads under a larger tp). Segments have equally many units then.
   bool replicate = false;
 
   bool cut() const noexcept { return dim >= 0; }

@@ -75,7 +75,7 @@ TEST(PadBatchTest, AddedPlacesCarryNoLabel) {
 TEST(PadBatchTest, BidirectionalModelsSeePadding) {
   const Batch padded = pad_batch(two_rows(), 1, 4, false);
   ASSERT_TRUE(padded.segments.defined());
-  EXPECT_EQ(padded.segments.eq(-1).sum().item<int64_t>(), 2 * 3);
+  EXPECT_EQ(padded.segments.eq(-2).sum().item<int64_t>(), 2 * 3) << "not the data's own (-1)";
 }
 
 TEST(PadBatchTest, NothingToAddChangesNothing) {

@@ -36,6 +36,39 @@ TEST(ParameterCounts, EqualThePublishedOnes) {
       parameter_count(*make_model_from_json(
           R"({"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25})", "config.json")),
       1557611200);
+  const auto hydra = [](int layers) {  // BERT-Hydra of the paper: 70M, 112M, 115M
+    return make_model_from_json(
+        cat(R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 30528,
+      "num_hidden_layers": )",
+            layers, "}"),
+        "config.json");
+  };
+  EXPECT_EQ(parameter_count(*hydra(12)), 69992352);
+  EXPECT_EQ(parameter_count(*hydra(23)), 112086712);
+  EXPECT_EQ(parameter_count(*hydra(24)), 115913472);
+}
+
+// Of one mixer at several widths, and the multiply-adds of a block.
+TEST(ParameterCounts, OfHydraMixers) {
+  struct Size {
+    int64_t width, parameters;
+    double mega_flops;
+  };
+  for (const Size& size :
+       {Size{256, 473624, 1.354}, Size{512, 1748016, 4.294}, Size{768, 3825224, 8.840},
+        Size{1024, 6705248, 14.99}, Size{1536, 14873744, 32.11}, Size{2048, 26253504, 55.65}}) {
+    const auto spec = make_model_from_json(
+        cat(R"({"model_type": "bert", "matrix_mixer_type": "hydra", "num_hidden_layers": 1,
+      "hidden_size": )",
+            size.width, "}"),
+        "config.json");
+    int64_t mixer = 0;
+    for (const ParamMeta& meta : parameter_metas(*spec)) {
+      if (meta.name.find(".mixer.") != std::string::npos) mixer += meta.elements();
+    }
+    EXPECT_EQ(mixer, size.parameters);
+    EXPECT_NEAR(spec->flops_per_token(1, 128) / 1e6, size.mega_flops, 0.001 * size.mega_flops);
+  }
 }
 
 // The formula of the layer, and the sizes of the ecosystem's own configurations.
@@ -145,6 +178,18 @@ TEST(ForeignConfig, ProblemsNameTheKey) {
   expect_problem(R"({"model_type": "gla", "use_l2warp": true})", "use_l2warp");
   expect_problem(R"({"model_type": "gla", "attn": {"layers": [24], "num_heads": 8}})", "layers");
   expect_problem(R"({"model_type": "gla", "attn": {"layers": [1], "num_heads": 7}})", "num_heads");
+  expect_problem(R"({"model_type": "bert"})", "matrix_mixer_type");
+  expect_problem(R"({"model_type": "bert", "matrix_mixer_type": "attention"})", "\"hydra\"");
+  const auto hydra = [&](const std::string& keys, const std::string& fragment) {
+    expect_problem(cat(R"({"model_type": "bert", "matrix_mixer_type": "hydra", )", keys, "}"),
+                   fragment);
+  };
+  hydra(R"("d_conv": 4)", "d_conv");
+  hydra(R"("headdim": 7)", "headdim");
+  hydra(R"("ngroups": 5)", "ngroups");
+  hydra(R"("norm_groups": 7)", "norm_groups");
+  hydra(R"("dt_limit": [0.1])", "dt_limit");
+  hydra(R"("dt_limit": [0.0, Infinity], "d_conv": 2)", "d_conv");
 }
 
 TEST(Spec, FlopsPerTokenOfABlock) {

@@ -112,6 +112,45 @@ const std::vector<TinyModel>& tiny_models() {
       "max_position_embeddings": 64, "residual": "hc", "residual_streams": 4, "residual_init_std": 0.1,
       "residual_reduce": "mean_then_norm"})",
          plain});
+    out.push_back(
+        {"hydra",
+         R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 61, "hidden_size": 32,
+      "num_hidden_layers": 2, "headdim": 8, "d_state": 6, "d_conv": 5, "chunk_size": 8, "hidden_dropout_prob": 0.1,
+      "initializer_range": 0.2, "use_position_embeddings": true, "max_position_embeddings": 64, "mask_pad": true})",
+         smooth});
+    out.push_back(
+        {"hydra_groups",
+         R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 48, "hidden_size": 32,
+      "num_hidden_layers": 2, "headdim": 8, "d_state": 5, "d_conv": 3, "ngroups": 2, "norm_groups": 2, "bias": true,
+      "conv_bias": false, "dt_limit": [0.002, 0.09], "is_prenorm": true, "hidden_dropout_prob": 0, "initializer_range": 0.2,
+      "pad_token_id": -1, "mask_pad": true})",
+         plain});
+    out.push_back(
+        {"deltaproduct_two_steps",
+         R"({"model_type": "gated_deltaproduct", "vocab_size": 61, "hidden_size": 32, "num_heads": 4,
+      "head_dim": 6, "expand_v": 1.5, "num_householder": 2, "use_forget_gate": true, "allow_neg_eigval": true,
+      "intermediate_size": 24, "num_hidden_layers": 2, "initializer_range": 0.2, "init_scheme": "paper",
+      "tie_word_embeddings": true})",
+         smooth});
+    // Fewer heads than ranks at tp 4: values are cut within heads.
+    out.push_back(
+        {"deltaproduct_three_steps",
+         R"({"model_type": "gated_deltaproduct", "vocab_size": 64, "hidden_size": 32, "num_heads": 2,
+      "head_dim": 8, "expand_v": 2.0, "num_householder": 3, "allow_neg_eigval": true, "use_output_gate": false,
+      "use_short_conv": false, "intermediate_size": 40, "num_hidden_layers": 2, "initializer_range": 0.2})",
+         plain});
+    out.push_back(
+        {"delta_net_sums",
+         R"({"model_type": "delta_net", "vocab_size": 40, "hidden_size": 32, "num_heads": 4,
+      "expand_k": 0.75, "qk_norm": "sum", "qk_activation": "elu", "use_gate": true, "conv_size": 3,
+      "intermediate_size": 24, "num_hidden_layers": 1, "initializer_range": 0.2})",
+         plain});
+    out.push_back(
+        {"gated_deltanet_values",
+         R"({"model_type": "gated_deltanet", "vocab_size": 64, "hidden_size": 32, "num_heads": 2,
+      "num_v_heads": 4, "head_dim": 8, "expand_v": 1.0, "intermediate_size": 24, "num_hidden_layers": 2,
+      "initializer_range": 0.1, "attn": {"layers": [1], "num_heads": 4}})",
+         plain});
     return out;
   }();
   return models;

@@ -1,0 +1,147 @@
+#include "models/deltaproduct/spec.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/ops/delta_product.h"
+#include "core/text.h"
+#include "models/deltaproduct/block.h"
+#include "models/parts/decoder_spec.h"
+
+namespace strata {
+namespace deltaproduct_spec_detail {
+
+DecoderShape shape_of(const DeltaProductConfig& c) {
+  DecoderShape shape;
+  shape.family = c.family;
+  shape.vocabulary = c.vocab_size;
+  shape.width = c.hidden_size;
+  shape.blocks = c.num_hidden_layers;
+  shape.tied = c.tie_word_embeddings;
+  shape.embedding_layer = "model.embeddings";
+  shape.embedding_prefix = "model.embeddings.";
+  shape.embedding.init_std = c.initializer_range;
+  shape.head.norm_eps = c.norm_eps;
+  shape.head.init_std = c.initializer_range;
+  return shape;
+}
+
+class DeltaProductSpec final : public DecoderSpec {
+ public:
+  DeltaProductSpec(const DeltaProductConfig& config, const ModelOptions& options)
+      : DecoderSpec(shape_of(config), config.parts.residual, options), c_(config) {}
+
+  bool generates_from_cache() const override { return true; }
+
+  std::shared_ptr<Layer> make_block(int block, const ParallelLayout& layout) const override {
+    return std::make_shared<DeltaProductBlock>(c_, block, layout);
+  }
+  std::string block_cost_class(int block) const override {
+    return c_.attn.has(block) ? "attention block" : "block";
+  }
+
+  // Chunks of C micro-steps, triangles counted as whole squares.
+  double block_flops_per_token(int block, int64_t time) const override {
+    const double d = static_cast<double>(c_.hidden_size);
+    const double mlp = 6 * d * static_cast<double>(c_.ffn_dim());
+    if (c_.attn.has(block)) {
+      const double seen = static_cast<double>(std::min(time, c_.attn.window_size.value_or(time)));
+      return 2 * static_cast<double>(c_.attn.parameters(c_.hidden_size)) + 4 * d * seen + mlp;
+    }
+    const double H = static_cast<double>(c_.num_heads), G = static_cast<double>(c_.value_heads());
+    const double K = static_cast<double>(c_.head_k()), V = static_cast<double>(c_.head_v());
+    const double n = static_cast<double>(c_.steps()), C = static_cast<double>(ops::kDeltaChunk);
+    double linears = 2 * d * (H * K + n * (H * K + G * V) + G * V);
+    if (c_.use_beta) linears += 2 * d * n * G;
+    if (c_.use_forget_gate) linears += 2 * d * G;
+    if (c_.use_output_gate) linears += 2 * d * G * V;
+    if (c_.use_short_conv) {
+      linears += 2 * static_cast<double>(c_.conv_size) * (H * K + n * (H * K + G * V));
+    }
+    const double mixer = G * (n * (4 * K * V + 4 * C * K + 2 * C * V + 2 * C * C / 3) + 2 * K * V +
+                              2 * n * C * (K + V));
+    return linears + mixer + mlp;
+  }
+
+  // weight_layout = lists: "attn.k_projs.0.weight", ... for "attn.k_proj.weight".
+  ForeignTensor foreign(const std::string& parameter) const override {
+    ForeignTensor out{parameter};
+    if (c_.weight_layout != "lists") return out;
+    for (const std::string stem :
+         {"k_proj", "v_proj", "b_proj", "k_conv1d", "v_conv1d", "q_conv1d"}) {
+      const std::string tail = cat(".attn.", stem, ".weight");
+      if (!ends_with(parameter, tail)) continue;
+      const std::string head = parameter.substr(0, parameter.size() - tail.size());
+      // Their list of query convolutions is as long as the others, and only the first is used.
+      const int64_t steps = stem == "q_conv1d" ? 1 : c_.steps();
+      for (int64_t j = 0; j < steps; ++j) {
+        out.parts.push_back(cat(head, ".attn.", stem, "s.", j, ".weight"));
+      }
+    }
+    return out;
+  }
+  bool foreign_ignored(const std::string& name) const override {
+    return DecoderSpec::foreign_ignored(name) ||
+           (c_.weight_layout == "lists" && name.find(".attn.q_conv1ds.") != std::string::npos);
+  }
+
+  std::string foreign_config() const override {
+    nlohmann::ordered_json j;
+    const bool product = c_.family == "gated_deltaproduct", plain = c_.family == "delta_net";
+    j["architectures"] = {product ? "GatedDeltaProductForCausalLM"
+                          : plain ? "DeltaNetForCausalLM"
+                                  : "GatedDeltaNetForCausalLM"};
+    j["model_type"] = c_.family;
+    j["vocab_size"] = c_.vocab_size;
+    j["hidden_size"] = c_.hidden_size;
+    j["hidden_ratio"] = c_.hidden_ratio;
+    j["intermediate_size"] = c_.ffn_dim();
+    j["num_hidden_layers"] = c_.num_hidden_layers;
+    j["num_heads"] = c_.num_heads;
+    if (plain) {
+      j["expand_k"] = c_.expand_k;
+      j["use_beta"] = c_.use_beta;
+      j["use_output_norm"] = true;
+      j["qk_norm"] = c_.qk_norm;
+      j["qk_activation"] = c_.qk_activation;
+    } else {
+      j["head_dim"] = c_.head_dim;
+    }
+    j["expand_v"] = c_.expand_v;
+    if (product) {
+      j["num_householder"] = c_.num_householder;
+      j["use_forget_gate"] = c_.use_forget_gate;
+      if (c_.weight_layout != "joint") j["weight_layout"] = c_.weight_layout;
+    }
+    if (c_.family == "gated_deltanet") {
+      j["num_v_heads"] = nullptr;
+      if (c_.num_v_heads) j["num_v_heads"] = *c_.num_v_heads;
+    }
+    j[product ? "use_output_gate" : "use_gate"] = c_.use_output_gate;
+    j["allow_neg_eigval"] = c_.allow_neg_eigval;
+    j["use_short_conv"] = c_.use_short_conv;
+    j["conv_size"] = c_.conv_size;
+    j["attn_mode"] = c_.attn_mode;
+    j["hidden_act"] = c_.hidden_act;
+    j["max_position_embeddings"] = c_.max_position_embeddings;
+    j["norm_eps"] = c_.norm_eps;
+    c_.attn.write(j);
+    j["initializer_range"] = c_.initializer_range;
+    if (c_.init_scheme != "fla") j["init_scheme"] = c_.init_scheme;
+    j["tie_word_embeddings"] = c_.tie_word_embeddings;
+    c_.parts.write(j);
+    return j.dump(2) + "\n";
+  }
+
+ private:
+  DeltaProductConfig c_;
+};
+
+}  // namespace deltaproduct_spec_detail
+
+std::unique_ptr<ModelSpec> make_deltaproduct_spec(const DeltaProductConfig& config,
+                                                  const ModelOptions& options) {
+  return std::make_unique<deltaproduct_spec_detail::DeltaProductSpec>(config, options);
+}
+
+}  // namespace strata
