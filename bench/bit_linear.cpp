@@ -89,9 +89,10 @@ void scan() {
 
 int main(int argc, char** argv) {
   using namespace strata::bit_linear_bench;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   at::set_num_threads(argc > 1 ? std::atoi(argv[1]) : 1);
-  linears(at::kFloat, 2048);
-  linears(at::kBFloat16, 2048);
+  linears(at::kFloat, 1024);
+  linears(at::kBFloat16, 1024);
   scan();
   return 0;
 }
