@@ -78,7 +78,8 @@ TEST(Exact, ZeroKeepsTheSums) {
 
 TEST(Exact, CanonicalSumsAreThoseOfOneProcess) {
   const int world = test::world_size();
-  for (const TinyModel& model : {tiny_models()[0], tiny_models()[2], tiny_models()[4]}) {
+  for (const TinyModel& model :
+       {tiny_models()[0], tiny_models()[2], tiny_models()[4], tiny_models()[5]}) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       RunSetup one = base(dtype);
       one.canonical = true;
