@@ -188,6 +188,7 @@ TEST(Encoding, TheFirstErrorOfParallelTasksIsThrown) {
       datasets::parallel_tasks(100, threads, [&](int64_t i) {
         ++ran;
         if (i == 20 || i == 21) throw DataError("task " + std::to_string(i));
+        if (i > 21) std::this_thread::sleep_for(std::chrono::milliseconds(1));
       });
     });
     EXPECT_EQ(message, "task 20");

@@ -76,6 +76,12 @@ void expect_near(const Result& got, const Result& wanted, double bound) {
   ASSERT_EQ(got.gradients.size(), wanted.gradients.size());
   for (size_t i = 0; i < got.gradients.size(); ++i) {
     ASSERT_TRUE(got.gradients[i].defined()) << "gradient of input " << i;
+    // Gradients that are 0 but for rounding (queries of a single token) have no relative error.
+    const double rounding = got.gradients[i].scalar_type() == at::kDouble ? 1e-13 : 1e-6;
+    if (got.gradients[i].norm().item<double>() < rounding &&
+        wanted.gradients[i].norm().item<double>() < rounding) {
+      continue;
+    }
     EXPECT_LE(distance(got.gradients[i], wanted.gradients[i]), bound) << "gradient of input " << i;
   }
 }

@@ -117,7 +117,7 @@ const std::vector<TinyModel>& tiny_models() {
          R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 61, "hidden_size": 32,
       "num_hidden_layers": 2, "headdim": 8, "d_state": 6, "d_conv": 5, "chunk_size": 8, "hidden_dropout_prob": 0.1,
       "initializer_range": 0.2, "use_position_embeddings": true, "max_position_embeddings": 64, "mask_pad": true})",
-         smooth});
+         smooth, false});
     out.push_back(
         {"hydra_groups",
          R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 48, "hidden_size": 32,

@@ -14,7 +14,9 @@ struct TinyModel {
   std::string name;
   std::string config_json;
   ModelOptions options;
-  bool smooth = true;  // false: rounds inside, so finite differences mean nothing
+  // false: gradients are by intention not derivatives of the loss (values are rounded inside, a
+  // padding token's look-up has no gradient), so finite differences mean nothing.
+  bool smooth = true;
 };
 const std::vector<TinyModel>& tiny_models();
 std::shared_ptr<const ModelSpec> make_tiny(const TinyModel& model);
