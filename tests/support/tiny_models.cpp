@@ -51,7 +51,7 @@ const std::vector<TinyModel>& tiny_models() {
                    smooth});
     out.push_back({"gla_hybrid",
                    R"({"model_type": "gla", "vocab_size": 64, "hidden_size": 32, "expand_v": 2.0,
-      "num_heads": 4, "intermediate_size": 40, "num_hidden_layers": 2, "use_output_gate": false, "initializer_range": 0.2,
+      "num_heads": 4, "intermediate_size": 40, "num_hidden_layers": 2, "use_output_gate": false, "initializer_range": 0.1, "norm_eps": 1e-2,
       "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": true, "window_size": 5}})",
                    plain});
     out.push_back(
