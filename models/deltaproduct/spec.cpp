@@ -11,25 +11,10 @@
 namespace strata {
 namespace deltaproduct_spec_detail {
 
-DecoderShape shape_of(const DeltaProductConfig& c) {
-  DecoderShape shape;
-  shape.family = c.family;
-  shape.vocabulary = c.vocab_size;
-  shape.width = c.hidden_size;
-  shape.blocks = c.num_hidden_layers;
-  shape.tied = c.tie_word_embeddings;
-  shape.embedding_layer = "model.embeddings";
-  shape.embedding_prefix = "model.embeddings.";
-  shape.embedding.init_std = c.initializer_range;
-  shape.head.norm_eps = c.norm_eps;
-  shape.head.init_std = c.initializer_range;
-  return shape;
-}
-
 class DeltaProductSpec final : public DecoderSpec {
  public:
   DeltaProductSpec(const DeltaProductConfig& config, const ModelOptions& options)
-      : DecoderSpec(shape_of(config), config.parts.residual, options), c_(config) {}
+      : DecoderSpec(fla_shape(config.family, config), config.parts.residual, options), c_(config) {}
 
   bool generates_from_cache() const override { return true; }
 

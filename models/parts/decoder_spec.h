@@ -24,6 +24,23 @@ struct DecoderShape {
   HeadOptions head;  // loss, chunk_tokens, tied and, when tied, weight_name are filled in
 };
 
+// Of the families of flash-linear-attention, whose configs share these keys.
+template <class Config>
+DecoderShape fla_shape(const std::string& family, const Config& c) {
+  DecoderShape shape;
+  shape.family = family;
+  shape.vocabulary = c.vocab_size;
+  shape.width = c.hidden_size;
+  shape.blocks = c.num_hidden_layers;
+  shape.tied = c.tie_word_embeddings;
+  shape.embedding_layer = "model.embeddings";
+  shape.embedding_prefix = "model.embeddings.";
+  shape.embedding.init_std = c.initializer_range;
+  shape.head.norm_eps = c.norm_eps;
+  shape.head.init_std = c.initializer_range;
+  return shape;
+}
+
 class DecoderSpec : public ModelSpec {
  public:
   DecoderSpec(DecoderShape shape, const ResidualConfig& residual, const ModelOptions& options);
