@@ -1,6 +1,7 @@
 #include "core/ops/bit_linear.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_int_mm.h>
 #include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/linear.h>
@@ -99,9 +100,21 @@ BitGradients norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain
 }
 
 BitRows codes_of(const Tensor& x, const Tensor& gain, const Tensor& squares, const Tensor& largest,
-                 int64_t width, const BitOptions& options) {
-  return has_cpu_kernel(x) ? bit_linear_cpu::quantise(x, gain, squares, largest, width, options)
-                           : quantise(x, gain, squares, largest, width, options);
+                 int64_t width, const BitOptions& options, bool int8 = false) {
+  if (has_cpu_kernel(x)) {
+    return bit_linear_cpu::quantise(x, gain, squares, largest, width, options, int8);
+  }
+  BitRows out = quantise(x, gain, squares, largest, width, options);
+  if (int8) out.q_NI = out.q_NI.to(at::kChar);
+  return out;
+}
+
+Tensor scaled_rows(const Tensor& rows, const Tensor& factor_N, double common,
+                   at::ScalarType dtype) {
+  if (has_cpu_kernel(factor_N)) {
+    return bit_linear_cpu::scaled_rows(rows, factor_N, common, dtype);
+  }
+  return (rows * (factor_N * common).unsqueeze(-1)).to(dtype);
 }
 
 void statistics_of(const Tensor& x, const Tensor& gain, const FeatureGroup& features,
@@ -133,8 +146,12 @@ struct BitLinear : torch::autograd::Function<BitLinear> {
     const Tensor rows = as_rows(x);
     Tensor squares, largest;
     statistics_of(rows, gain, s.features, squares, largest);
-    const BitRows r = codes_of(rows, gain, squares, largest, s.features.features(rows), s.options);
-    const Tensor y = bit_product(r, matrix_of(s.codes, weight, x.scalar_type()), s.codes.scale);
+    const bool integers = multiplies_integers(rows, s.codes, s.options);
+    const BitRows r =
+        codes_of(rows, gain, squares, largest, s.features.features(rows), s.options, integers);
+    const Tensor matrix =
+        integers ? s.codes.codes_OI : matrix_of(s.codes, weight, x.scalar_type());
+    const Tensor y = bit_product(r, matrix, s.codes.scale, x.scalar_type());
     ctx->saved_data["setting"] = c10::IValue::make_capsule(setting);
     // Not the codes: they are made again from x in one sweep, the same to the last bit.
     ctx->save_for_backward({x, gain, weight, squares, largest});
@@ -247,31 +264,28 @@ Tensor unpack_codes(const Tensor& packed, int64_t features) {
 }
 
 BitRows bit_rows(const Tensor& x_NI, const Tensor& gain_I, const BitOptions& options,
-                 const FeatureGroup& features) {
+                 const FeatureGroup& features, bool int8) {
   using namespace bit_linear_detail;
   const Tensor gain = gain_I.to(accumulate_dtype(x_NI.scalar_type())).contiguous();
   Tensor squares, largest;
   statistics_of(x_NI, gain, features, squares, largest);
-  return codes_of(x_NI, gain, squares, largest, features.features(x_NI), options);
+  return codes_of(x_NI, gain, squares, largest, features.features(x_NI), options, int8);
 }
 
-Tensor bit_product(const BitRows& rows, const Tensor& matrix_OI, double beta) {
-  const Tensor y = at::mm(rows.q_NI, matrix_OI.t());
-  if (has_cpu_kernel(y)) {
-    bit_linear_cpu::scale_rows_(y, rows.scale_N, beta);
-    return y;
-  }
-  return (y * (rows.scale_N * beta).unsqueeze(-1)).to(y.scalar_type());
+bool multiplies_integers(const Tensor& x, const TernaryCodes& codes, const BitOptions& options) {
+  if (!codes.ternary() || options.round == ActRound::None) return false;
+  const int64_t rows = x.numel() / std::max<int64_t>(1, x.size(-1));
+  // torch 2.11's product of int8 on CPUs is wrong for a single feature.
+  if (x.device().is_cpu()) return rows > 0 && x.size(-1) > 1;
+  // What cuBLAS multiplies.
+  return rows > 16 && codes.codes_OI.size(0) % 8 == 0 && codes.codes_OI.size(1) % 8 == 0;
 }
 
-Tensor bit_product_int8(const BitRows& rows, const TernaryCodes& codes) {
-  STRATA_CHECK(codes.ternary(), "bit_product_int8 needs ternary codes");
-  const Tensor q = rows.q_NI.to(at::kChar);
-  const Tensor sums = q.device().is_cpu()
-                          ? bit_linear_cpu::int8_product(q, codes.codes_OI)
-                          : at::mm(rows.q_NI, codes.codes_OI.to(rows.q_NI.scalar_type()).t());
-  const auto acc = rows.scale_N.scalar_type();
-  return (sums.to(acc) * (rows.scale_N * codes.scale).unsqueeze(-1)).to(rows.q_NI.scalar_type());
+Tensor bit_product(const BitRows& rows, const Tensor& matrix_OI, double beta,
+                   at::ScalarType dtype) {
+  const Tensor sums = rows.q_NI.scalar_type() == at::kChar ? at::_int_mm(rows.q_NI, matrix_OI.t())
+                                                           : at::mm(rows.q_NI, matrix_OI.t());
+  return bit_linear_detail::scaled_rows(sums, rows.scale_N, beta, dtype);
 }
 
 BitGradients bit_backward(const Tensor& dy_NO, const Tensor& x_NI, const Tensor& gain_I,
@@ -283,14 +297,9 @@ BitGradients bit_backward(const Tensor& dy_NO, const Tensor& x_NI, const Tensor&
 }
 
 Tensor bit_weight_gradient(const Tensor& dy_NO, const BitRows& rows) {
-  Tensor scaled;
-  if (has_cpu_kernel(dy_NO)) {
-    scaled = dy_NO.clone(at::MemoryFormat::Contiguous);
-    bit_linear_cpu::scale_rows_(scaled, rows.scale_N, 1);
-  } else {
-    scaled = (dy_NO * rows.scale_N.unsqueeze(-1)).to(dy_NO.scalar_type());
-  }
-  return at::mm(scaled.t(), rows.q_NI);
+  const auto dtype = dy_NO.scalar_type();
+  const Tensor scaled = bit_linear_detail::scaled_rows(dy_NO, rows.scale_N, 1, dtype);
+  return at::mm(scaled.t(), rows.q_NI.to(dtype));
 }
 
 Tensor bit_linear(const Tensor& x, const Tensor& gain_I, const Tensor& weight_OI,

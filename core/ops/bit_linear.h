@@ -8,7 +8,8 @@
 //
 // with the codes t in {-1, 0, 1} of the weight: t = round_half_even(W / beta) clamped, beta = mean
 // |W|. The codes q do not depend on rstd, so they are the same bits however rows are cut into
-// parts, and the sum is one of integers: exact in int32 and (below 2^24 / Q features) in fp32.
+// parts, and the sum is one of integers: exact in int32 and (below 2^24 / Q features) in fp32. It is
+// taken in int32 where the device's library multiplies int8, in training as in evaluation.
 //
 // Backward is straight through: rounding, scale and beta are constants.
 //   dy' = t^T g beta      dW = g (q scale)      dgain = sum dy' x rstd      dx = RMSNorm's backward
@@ -56,16 +57,19 @@ Tensor bit_linear_composite(const Tensor& x, const Tensor& gain_I, const Tensor&
 
 // The pieces, for a loss head that works chunk by chunk. No autograd.
 struct BitRows {
-  Tensor q_NI;     // integers in the dtype of x (any values without rounding)
+  Tensor q_NI;     // int8, or integers in the dtype of x (any values without rounding)
   Tensor scale_N;  // accumulate dtype
   Tensor rstd_N;
 };
 BitRows bit_rows(const Tensor& x_NI, const Tensor& gain_I, const BitOptions& options,
-                 const FeatureGroup& features = {});
-// matrix: the codes, or the weight, in the dtype of x. -> [N, O] in the dtype of x.
-Tensor bit_product(const BitRows& rows, const Tensor& matrix_OI, double beta);
-// The same through int8 x int8 -> int32, for rounded rows and ternary codes.
-Tensor bit_product_int8(const BitRows& rows, const TernaryCodes& codes);
+                 const FeatureGroup& features = {}, bool int8 = false);
+// Whether rows rounded so multiply a matrix of codes as integers (int8 x int8 -> int32 of the
+// library): exact, and several times faster than in x's dtype. In fp32 and fp64 the bits are the
+// same either way; bfloat16 rounds once less.
+bool multiplies_integers(const Tensor& x, const TernaryCodes& codes, const BitOptions& options);
+// matrix: int8 codes for rounded rows, else codes or weight in the dtype of x.
+// -> [N, O] in `dtype`, that of x.
+Tensor bit_product(const BitRows& rows, const Tensor& matrix_OI, double beta, at::ScalarType dtype);
 struct BitGradients {
   Tensor x, gain;  // dtype of x; accumulate dtype
 };

@@ -26,7 +26,8 @@ struct Span {
   A* scale = nullptr;
   A* rstd = nullptr;
   A* dots = nullptr;
-  S* out = nullptr;    // q or dx
+  S* out = nullptr;         // q or dx
+  int8_t* codes = nullptr;  // q as integers
   A* dgain = nullptr;  // partial sums of this block
   int64_t rows = 0, features = 0;
   A width = 0, eps = 0, levels = 0, beta = 0;
@@ -74,20 +75,26 @@ struct Quantise {
     constexpr A kSmallest = A(1e-5);
     for (int64_t r = 0; r < span.rows; ++r) {
       const S* x = span.x + r * span.x_stride;
-      S* q = span.out + r * span.features;
       const A rstd = A(1) / std::sqrt(span.squares[r] / span.width + span.eps);
       const A size = rstd * span.largest[r];
       const bool small = size < kSmallest;
       const A factor = small ? rstd * (span.levels / kSmallest) : span.levels / span.largest[r];
       span.rstd[r] = rstd;
       span.scale[r] = (small ? kSmallest : size) / span.levels;
-      const auto sweep = [&](auto round) __attribute__((always_inline)) {
+      const auto sweep_to = [&](auto* q, auto round) __attribute__((always_inline)) {
         simd::sweep<V>(
             span.features, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
               const V v =
                   simd::load<V>(x + i, lanes) * simd::load<V>(span.gain + i, lanes) * factor;
               simd::store(q + i, static_cast<V>(round(v)), lanes);
             });
+      };
+      const auto sweep = [&](auto round) __attribute__((always_inline)) {
+        if (span.codes != nullptr) {
+          sweep_to(span.codes + r * span.features, round);
+        } else {
+          sweep_to(span.out + r * span.features, round);
+        }
       };
       if (span.round == ActRound::HalfEven) {
         sweep([](const V& v) __attribute__((always_inline)) { return nearest(v); });
@@ -105,17 +112,26 @@ struct Quantise {
   }
 };
 
-template <class A>
+// to = from factor common, rows of `features`.
+template <class From, class S, class A>
+struct Scaling {
+  const From* from = nullptr;
+  S* to = nullptr;
+  const A* factor = nullptr;
+  A common = 0;
+  int64_t rows = 0, features = 0;
+};
 struct ScaleRows {
-  template <int Bytes, class S>
-  [[gnu::always_inline]] static inline void run(const Span<S, A>& span) {
+  template <int Bytes, class From, class S, class A>
+  [[gnu::always_inline]] static inline void run(const Scaling<From, S, A>& p) {
     using V = simd::Vec<A, Bytes>;
-    for (int64_t r = 0; r < span.rows; ++r) {
-      S* row = span.out + r * span.features;
-      const A factor = span.scale[r] * span.beta;
+    for (int64_t r = 0; r < p.rows; ++r) {
+      const From* from = p.from + r * p.features;
+      S* to = p.to + r * p.features;
+      const A factor = p.factor[r] * p.common;
       simd::sweep<V>(
-          span.features, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-            simd::store(row + i, static_cast<V>(simd::load<V>(row + i, lanes) * factor), lanes);
+          p.features, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+            simd::store(to + i, static_cast<V>(simd::load<V>(from + i, lanes) * factor), lanes);
           });
     }
   }
@@ -164,42 +180,6 @@ struct NormBackward {
   }
 };
 
-// [N, I] x [O, I] -> [N, O], four outputs at a time; products of 16-bit numbers are added in pairs.
-struct Int8Product {
-  const int8_t* q = nullptr;
-  const int8_t* t = nullptr;
-  int32_t* out = nullptr;
-  int64_t rows = 0, outputs = 0, features = 0;
-};
-struct Int8Kernel {
-  template <int Bytes>
-  [[gnu::always_inline]] static inline void run(const Int8Product& p) {
-    for (int64_t r = 0; r < p.rows; ++r) {
-      const int8_t* q = p.q + r * p.features;
-      int64_t o = 0;
-      for (; o + 4 <= p.outputs; o += 4) {
-        const int8_t* t = p.t + o * p.features;
-        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-        for (int64_t i = 0; i < p.features; ++i) {
-          const int32_t v = q[i];
-          s0 += v * t[i];
-          s1 += v * t[i + p.features];
-          s2 += v * t[i + 2 * p.features];
-          s3 += v * t[i + 3 * p.features];
-        }
-        int32_t* out = p.out + r * p.outputs + o;
-        out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
-      }
-      for (; o < p.outputs; ++o) {
-        const int8_t* t = p.t + o * p.features;
-        int32_t s = 0;
-        for (int64_t i = 0; i < p.features; ++i) s += static_cast<int32_t>(q[i]) * t[i];
-        p.out[r * p.outputs + o] = s;
-      }
-    }
-  }
-};
-
 at::TensorOptions wide(const Tensor& x) {
   return x.options().dtype(accumulate_dtype(x.scalar_type()));
 }
@@ -229,9 +209,10 @@ void row_statistics(const Tensor& x_NI, const Tensor& gain_I, Tensor& squares_N,
 }
 
 BitRows quantise(const Tensor& x_NI, const Tensor& gain_I, const Tensor& squares_N,
-                 const Tensor& largest_N, int64_t width, const BitOptions& options) {
+                 const Tensor& largest_N, int64_t width, const BitOptions& options, bool int8) {
   const Rows x = rows_of(x_NI);
-  BitRows out{at::empty(x_NI.sizes(), x_NI.options()), at::empty({x.count}, wide(x_NI)),
+  const auto form = int8 ? x_NI.options().dtype(at::kChar) : x_NI.options();
+  BitRows out{at::empty(x_NI.sizes(), form), at::empty({x.count}, wide(x_NI)),
               at::empty({x.count}, wide(x_NI))};
   with_types(x_NI, [&]<class S, class A>(S, A) {
     for_blocks(x.count, rows_per_block(x.width), [&](int64_t, int64_t begin, int64_t end) {
@@ -243,7 +224,11 @@ BitRows quantise(const Tensor& x_NI, const Tensor& gain_I, const Tensor& squares
       span.largest = largest_N.mutable_data_ptr<A>() + begin;
       span.scale = out.scale_N.mutable_data_ptr<A>() + begin;
       span.rstd = out.rstd_N.mutable_data_ptr<A>() + begin;
-      span.out = out.q_NI.mutable_data_ptr<S>() + begin * x.width;
+      if (int8) {
+        span.codes = out.q_NI.mutable_data_ptr<int8_t>() + begin * x.width;
+      } else {
+        span.out = out.q_NI.mutable_data_ptr<S>() + begin * x.width;
+      }
       span.rows = end - begin;
       span.features = x.width;
       span.width = static_cast<A>(width);
@@ -256,19 +241,27 @@ BitRows quantise(const Tensor& x_NI, const Tensor& gain_I, const Tensor& squares
   return out;
 }
 
-void scale_rows_(const Tensor& rows_NO, const Tensor& factor_N, double common) {
-  const int64_t count = rows_NO.size(0), width = rows_NO.size(1);
-  with_types(rows_NO, [&]<class S, class A>(S, A) {
-    for_blocks(count, rows_per_block(width), [&](int64_t, int64_t begin, int64_t end) {
-      Span<S, A> span;
-      span.out = rows_NO.mutable_data_ptr<S>() + begin * width;
-      span.scale = factor_N.mutable_data_ptr<A>() + begin;
-      span.rows = end - begin;
-      span.features = width;
-      span.beta = static_cast<A>(common);
-      simd::run<ScaleRows<A>>(span);
-    });
+Tensor scaled_rows(const Tensor& rows_NO, const Tensor& factor_N, double common,
+                   at::ScalarType dtype) {
+  const Tensor from = rows_NO.contiguous();
+  const int64_t count = from.size(0), width = from.size(1);
+  const Tensor to = at::empty({count, width}, from.options().dtype(dtype));
+  with_types(to, [&]<class S, class A>(S, A) {
+    const auto scale = [&]<class From>(const From* begin_of_rows) {
+      for_blocks(count, rows_per_block(width), [&](int64_t, int64_t begin, int64_t end) {
+        simd::run<ScaleRows>(Scaling<From, S, A>{begin_of_rows + begin * width,
+                                                 to.mutable_data_ptr<S>() + begin * width,
+                                                 factor_N.const_data_ptr<A>() + begin,
+                                                 static_cast<A>(common), end - begin, width});
+      });
+    };
+    if (from.scalar_type() == at::kInt) {
+      scale(from.const_data_ptr<int32_t>());
+    } else {
+      scale(from.const_data_ptr<S>());
+    }
   });
+  return to;
 }
 
 Tensor norm_dots(const Tensor& dy_NI, const Tensor& x_NI, const Tensor& gain_I,
@@ -329,23 +322,6 @@ BitGradients norm_backward(const Tensor& dy_NI, const Tensor& x_NI, const Tensor
       for (int64_t i = 0; i < x.width; ++i) sum[i] += from[i];
     }
   });
-  return out;
-}
-
-Tensor int8_product(const Tensor& q_NI, const Tensor& codes_OI) {
-  const Tensor q = q_NI.contiguous(), t = codes_OI.contiguous();
-  const int64_t N = q.size(0), I = q.size(1), O = t.size(0);
-  Tensor out = at::empty({N, O}, q.options().dtype(at::kInt));
-  for_blocks(N, std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, O)),
-             [&](int64_t, int64_t begin, int64_t end) {
-               Int8Product p{q.const_data_ptr<int8_t>() + begin * I,
-                             t.const_data_ptr<int8_t>(),
-                             out.mutable_data_ptr<int32_t>() + begin * O,
-                             end - begin,
-                             O,
-                             I};
-               simd::run<Int8Kernel>(p);
-             });
   return out;
 }
 

@@ -68,6 +68,10 @@ template <class V, class S>
     V v;
     __builtin_memcpy(&v, p, sizeof(v));
     return v;
+  } else if constexpr (std::is_integral_v<S>) {
+    typename VectorOf<S, kLanes<V>>::type whole;
+    __builtin_memcpy(&whole, p, sizeof(whole));
+    return __builtin_convertvector(whole, V);
   } else {
     static_assert(std::is_same_v<S, c10::BFloat16> && std::is_same_v<Scalar<V>, float>);
     using Word = typename VectorOf<uint32_t, kLanes<V>>::type;
@@ -85,11 +89,14 @@ template <class V, class S>
   }
 }
 
-// Rounds to nearest even; not-a-number stays so.
+// bfloat16: to nearest even, not-a-number stays so. Integers: towards zero, values that fit.
 template <class V, class S>
 [[gnu::always_inline]] inline void store(S* p, const V& v) {
   if constexpr (std::is_same_v<S, Scalar<V>>) {
     __builtin_memcpy(p, &v, sizeof(v));
+  } else if constexpr (std::is_integral_v<S>) {
+    const auto whole = __builtin_convertvector(v, typename VectorOf<S, kLanes<V>>::type);
+    __builtin_memcpy(p, &whole, sizeof(whole));
   } else {
     static_assert(std::is_same_v<S, c10::BFloat16> && std::is_same_v<Scalar<V>, float>);
     using Word = typename VectorOf<uint32_t, kLanes<V>>::type;

@@ -93,7 +93,10 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
                         const c10::intrusive_ptr<Setting>& setting, bool need_gradient) {
     const Setting& s = *setting;
     const at::ScalarType wide = accumulate_dtype(x.scalar_type());
-    const Tensor w = matrix.to(x.scalar_type());
+    const bool integers =
+        gain && matrix.scalar_type() == at::kChar &&
+        ops::multiplies_integers(x, {.codes_OI = matrix}, s.options.bit->rows);
+    const Tensor w = need_gradient || !integers ? matrix.to(x.scalar_type()) : Tensor();
     const int64_t tokens = x.size(0), chunk = std::max<int64_t>(1, s.options.chunk_tokens);
     Tensor loss = at::zeros({}, x.options().dtype(wide)),
            correct = at::zeros({}, x.options().dtype(wide));
@@ -108,8 +111,9 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
       const int64_t n = std::min(chunk, tokens - begin);
       Tensor x_c = x.narrow(0, begin, n), t_c = targets.narrow(0, begin, n);
       ops::BitRows rows;
-      if (gain) rows = ops::bit_rows(x_c, *gain, s.options.bit->rows);
-      Tensor logits = gain ? ops::bit_product(rows, w, s.beta) : at::mm(x_c, w.t());
+      if (gain) rows = ops::bit_rows(x_c, *gain, s.options.bit->rows, {}, integers);
+      Tensor logits = gain ? ops::bit_product(rows, integers ? matrix : w, s.beta, x.scalar_type())
+                           : at::mm(x_c, w.t());
       if (bias) logits.add_(bias->to(logits.scalar_type()));
       ChunkSums sums = reduce_chunk(logits, t_c, s);
       loss += ops::token_losses(sums.sums_3N, sums.max_N, t_c, s.vocabulary, s.options.loss).sum();

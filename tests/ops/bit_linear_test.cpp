@@ -82,9 +82,12 @@ TEST(BitLinear, SumsOfCodesAreIntegersInEveryForm) {
       const Tensor exact = at::mm(rows.q_NI.to(at::kDouble), codes.codes_OI.to(at::kDouble).t());
       const Tensor fp32 = at::mm(rows.q_NI.to(at::kFloat), codes.codes_OI.to(at::kFloat).t());
       EXPECT_TRUE(fp32.to(at::kDouble).equal(exact));
-      // Training's product and the one of eight-bit integers: the same sums, scaled alike.
-      const Tensor a = ops::bit_product(rows, codes.codes_OI.to(dtype), codes.scale);
-      const Tensor b = ops::bit_product_int8(rows, codes);
+      // In the working dtype and as eight-bit integers: the same sums, scaled alike.
+      const Tensor a = ops::bit_product(rows, codes.codes_OI.to(dtype), codes.scale, dtype);
+      EXPECT_TRUE(ops::multiplies_integers(x, codes, {}));
+      const ops::BitRows whole = ops::bit_rows(x, gain, {}, {}, true);
+      EXPECT_TRUE(whole.q_NI.to(dtype).equal(rows.q_NI));
+      const Tensor b = ops::bit_product(whole, codes.codes_OI, codes.scale, dtype);
       if (dtype == at::kBFloat16) {
         EXPECT_LE(distance(a, b), 5e-3);  // a rounds the sums once more
       } else {
@@ -103,8 +106,7 @@ TEST(BitLinear, PackedCodesComputeWhatTrainingComputes) {
     const ops::TernaryCodes read{ops::unpack_codes(packed, in), codes.scale};
     EXPECT_TRUE(read.codes_OI.equal(codes.codes_OI));
     const Tensor gain = normal({in}, "gain", at::kFloat);
-    EXPECT_TRUE(ops::bit_product_int8(ops::bit_rows(x, gain, {}), read)
-                    .equal(ops::bit_linear(x, gain, w, codes)));
+    EXPECT_TRUE(ops::bit_linear(x, gain, w, read).equal(ops::bit_linear(x, gain, w, codes)));
   }
 }
 
