@@ -15,6 +15,12 @@ RunConfig read_session_config(const CommandLine& line, const ExtraFamilies& fami
   RunInput input;
   input.path = line.words()[0];
   input.overrides = line.overrides();
+  // The folder of a run stands for what it was trained with.
+  const std::filesystem::path folder = input.path;
+  if (std::filesystem::exists(folder / "config.ini")) {
+    input.path = (folder / "config.ini").string();
+    input.overrides.emplace(input.overrides.begin(), "run.dir", folder.string());
+  }
   input.families = families;
   input.data = RunInput::Data::ForVocabulary;
   return read_run_config(input);

@@ -242,6 +242,13 @@ TernaryCodes ternary_codes(const Tensor& weight_OI, double beta) {
   return {at::round(wide * (1 / scale)).clamp(-1, 1).to(at::kChar), scale};
 }
 
+Tensor ternary_weight(const TernaryCodes& codes) {
+  // The mean |W| is then scale again, and W / scale = 1 / density rounds to at least 1.
+  const Tensor wide = codes.codes_OI.to(at::kDouble);
+  const double density = absolute_sum(wide) / static_cast<double>(wide.numel());
+  return density > 0 ? wide * (codes.scale / density) : wide;
+}
+
 Tensor pack_codes(const Tensor& codes_OI) {
   const int64_t O = codes_OI.size(0), I = codes_OI.size(1), bytes = (I + 3) / 4;
   Tensor digits = at::constant_pad_nd(codes_OI.to(at::kInt), {0, bytes * 4 - I}) + 1;

@@ -43,6 +43,10 @@ struct TernaryCodes {
 // beta: mean of |W| over the whole matrix, of which `weight` may be a part; at least 1e-5 is used.
 TernaryCodes ternary_codes(const Tensor& weight_OI, double beta);
 
+// A weight with these codes and this scale: ternary_codes of it gives them back (the scale to
+// rounding of fp64). fp64; training can go on from it.
+Tensor ternary_weight(const TernaryCodes& codes);
+
 // Two bits a code, four codes a byte, first code in the low bits: code + 1; rows padded with zeros.
 // [O, I] int8 -> [O, ceil(I / 4)] uint8 and back.
 Tensor pack_codes(const Tensor& codes_OI);

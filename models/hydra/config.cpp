@@ -48,7 +48,7 @@ void HydraConfig::visit(ConfigVisitor& v) {
           "channels are normalised in this many groups of heads");
   v.field("mask_pad", mask_pad,
           "padding is inert; false: it enters the scans, as in the authors' code");
-  parts.visit(v);
+  parts.visit(v, {});
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "num_attention_heads", "intermediate_size",

@@ -46,7 +46,7 @@ void MatmulFreeConfig::visit(ConfigVisitor& v) {
           "rounding of activations; none: they are not quantised");
   v.field("ternary", ternary, "false: weights are used as they are (for comparisons)");
   v.field("exact_tp", exact_tp, "sums over tp before they are scaled: not supported");
-  parts.visit(v);
+  parts.visit(v, {});
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "pad_token_id", "conv_size", "share_conv_kernel",

@@ -6,9 +6,9 @@
 
 namespace strata {
 
-void BlockParts::visit(ConfigVisitor& v) {
+void BlockParts::visit(ConfigVisitor& v, const std::vector<std::string>& linear_names) {
   residual.visit(v);
-  linears.visit(v);
+  linears.visit(v, linear_names);
 }
 
 void BlockParts::write(nlohmann::ordered_json& config) const {

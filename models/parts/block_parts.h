@@ -15,7 +15,8 @@ struct BlockParts {
   ResidualConfig residual;
   LinearParts linears;
 
-  void visit(ConfigVisitor& v);
+  // linear_names: of the linears within a block, as `linear` is asked for them.
+  void visit(ConfigVisitor& v, const std::vector<std::string>& linear_names);
   // Options of the linear called `name` within its block ("mlp.down_proj").
   LinearOptions linear(const std::string& name, LinearOptions options) const {
     return linears.apply(name, std::move(options));

@@ -9,7 +9,7 @@
 
 namespace strata {
 
-void LinearParts::visit(ConfigVisitor& v) {
+void LinearParts::visit(ConfigVisitor& v, const std::vector<std::string>& names) {
   v.field("linear", kind, one_of({"dense", "monarch", "blockdiag"}),
           "form of the weights of linear_targets (models/monarch/README.md)");
   v.field("linear_targets", targets, any_text(),
@@ -20,6 +20,13 @@ void LinearParts::visit(ConfigVisitor& v) {
           "initial structured weights");
   if (structured() && targets.empty())
     v.problem("linear_targets", "nothing", "names or globs of linears, or *");
+  for (const std::string& target : targets) {
+    const auto called = [&](const std::string& name) { return glob_match(target, name); };
+    if (structured() && std::none_of(names.begin(), names.end(), called)) {
+      v.problem("linear_targets", cat('"', target, '"'), join(names),
+                cat(" or globs of them", did_you_mean(target, names)));
+    }
+  }
   if (shuffle && kind != "blockdiag")
     v.problem("linear_shuffle", "true", "false", " (only linear = blockdiag shuffles)");
 }

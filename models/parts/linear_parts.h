@@ -32,7 +32,8 @@ struct LinearParts {
   // Multiplications of one row with the linear: elements of its weights.
   double cost(const std::string& name, int64_t in, int64_t out) const;
 
-  void visit(ConfigVisitor& v);
+  // A target that none of the family's linears is called by is a problem.
+  void visit(ConfigVisitor& v, const std::vector<std::string>& names);
   void write(nlohmann::ordered_json& config) const;
 };
 

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/io/safetensors.h"
+#include "core/ops/bit_linear.h"
 #include "core/text.h"
 #include "parallel/checkpoint/checkpoint.h"
 
@@ -50,6 +51,27 @@ int64_t rows_of_parts(const std::vector<ParamMeta>& metas, const ModelSpec& spec
   return end;
 }
 
+// What `strata ckpt convert --ternary` writes instead of X.weight.
+struct PackedTernary {
+  std::string codes, beta;  // [O, ceil(I / 4)] uint8, scalar
+  explicit PackedTernary(const std::string& weight)
+      : codes(with_ending(weight, ".codes")), beta(with_ending(weight, ".beta")) {}
+  bool in(const io::SafetensorsReader& reader) const {
+    return !codes.empty() && reader.contains(codes) && reader.contains(beta);
+  }
+  Tensor read(const io::SafetensorsReader& reader, int64_t features) const {
+    return ops::ternary_weight({ops::unpack_codes(reader.read(codes), features),
+                                reader.read(beta).item<double>()});
+  }
+
+ private:
+  static std::string with_ending(const std::string& weight, const char* ending) {
+    constexpr std::string_view kWeight = ".weight";
+    if (!ends_with(weight, kWeight)) return "";
+    return weight.substr(0, weight.size() - kWeight.size()) + ending;
+  }
+};
+
 class SafetensorsWeights final : public WeightSource {
  public:
   SafetensorsWeights(const std::string& path, const ModelSpec& spec)
@@ -64,6 +86,16 @@ class SafetensorsWeights final : public WeightSource {
       if (foreign.part()) logical.at(0) = rows_of_parts(metas, spec, foreign.name);
       for (const std::string& name : foreign.names()) {
         wanted.insert(name);
+        const PackedTernary packed(name);
+        if (logical.size() == 2 && packed.in(reader_)) {
+          wanted.insert({packed.codes, packed.beta});
+          const Shape form{logical[0], (logical[1] + 3) / 4};
+          const Shape& shape = reader_.entry(packed.codes).shape;
+          if (shape != form)
+            problems.push_back(cat("shape       ", packed.codes, ": file has ", shape_text(shape),
+                                   ", model wants ", shape_text(form)));
+          continue;
+        }
         if (!reader_.contains(name)) {
           problems.push_back(cat("missing     ", name, did_you_mean(name, reader_.names())));
           continue;
@@ -93,6 +125,12 @@ class SafetensorsWeights final : public WeightSource {
       std::vector<Tensor> parts;
       for (const std::string& name : foreign.parts) parts.push_back(reader_.read(name));
       return narrow_to(at::cat(parts, 0), box).to(dtype).contiguous();
+    }
+    const PackedTernary packed(foreign.name);
+    if (packed.in(reader_)) {
+      return narrow_to(packed.read(reader_, parameter.meta.logical.at(1)), box)
+          .to(dtype)
+          .contiguous();
     }
     if (foreign.transposed)
       return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();

@@ -137,6 +137,23 @@ TEST(Convert, TernaryWeightsArePacked) {
   EXPECT_FALSE(packed.contains("lm_head.weight"));
   EXPECT_TRUE(packed.contains("model.embeddings.weight"));
   EXPECT_EQ(packed.entry("model.layers.0.mlp.gate_proj.codes").shape, (Shape{64, 4}));
+
+  // They load like weights, and the model computes what it computed.
+  const auto loss = [&](const std::string& from) {
+    Arguments words = {"eval", (folder / "run" / "config.ini").string(), "--json"};
+    if (!from.empty()) {
+      words.push_back("--run.name=other");
+      words.push_back(cat("--ckpt.init=", (folder / from).string()));
+    }
+    ::testing::internal::CaptureStdout();
+    const int code = run_command(words);
+    const std::string text = ::testing::internal::GetCapturedStdout();
+    EXPECT_EQ(code, 0) << text;
+    return nlohmann::json::parse(text)["loss"].get<double>();
+  };
+  const double trained = loss("");
+  EXPECT_GT(trained, 0);
+  EXPECT_NEAR(loss("packed"), trained, 1e-6 * trained);
 }
 
 }  // namespace densify_test_detail

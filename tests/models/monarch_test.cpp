@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/error.h"
 #include "core/io/safetensors.h"
@@ -70,6 +71,46 @@ TEST(MonarchModel, WhatIsNotUsefulOrPossibleIsRefused) {
   expect_problem(R"("linear": "monarch", "linear_shuffle": true)", "linear_shuffle");
   expect_problem(R"("linear": "monarchs")", "Did you mean \"monarch\"?");
   expect_problem(R"("linear": "blockdiag", "linear_targets": [])", "linear_targets");
+  expect_problem(R"("linear": "monarch", "linear_targets": ["mlp.*", "mlp.up_prj"])",
+                 "Did you mean \"mlp.up_proj\"?");
+}
+
+// Every linear that a family names is one, and there are no others.
+TEST(MonarchModel, EveryNameIsATarget) {
+  const std::pair<std::string, std::string> families[] = {
+      {"llama", R"("num_attention_heads": 8)"},
+      {"gpt2", R"("n_head": 8)"},
+      {"gla", R"("num_heads": 8, "attn": {"layers": [1], "num_heads": 8})"},
+      {"gated_deltaproduct",
+       R"("num_heads": 8, "head_dim": 8, "use_forget_gate": true,
+          "attn": {"layers": [1], "num_heads": 8})"}};
+  for (const auto& [family, keys] : families) {
+    const std::string size = family == "gpt2" ? R"("n_embd": 64, "n_layer": 2)"
+                                              : R"("hidden_size": 64, "num_hidden_layers": 2)";
+    const auto structured = [&](const std::string& target) {
+      std::set<std::string> out;
+      for (const ParamMeta& meta :
+           parameter_metas(*model(family, cat(size, ", ", keys, R"(, "linear": "monarch")",
+                                              R"(, "linear_targets": [")", target, "\"]")))) {
+        const size_t end = meta.name.rfind(".blkdiag1");
+        if (end == std::string::npos) continue;
+        const std::string linear = meta.name.substr(0, end);
+        const size_t digit = linear.find_first_of("0123456789");  // of the block
+        out.insert(linear.substr(linear.find('.', digit) + 1));
+      }
+      return out;
+    };
+    try {
+      structured("no_such_linear");
+      ADD_FAILURE() << family;
+    } catch (const ConfigError& e) {
+      const std::string text = e.what();
+      for (const std::string& name : structured("*")) {
+        EXPECT_NE(text.find(name), std::string::npos) << name << " in " << text;
+        EXPECT_EQ(structured(name), std::set<std::string>{name});
+      }
+    }
+  }
 }
 
 // tp must divide the blocks, and heads must be whole numbers of rows of every block.
