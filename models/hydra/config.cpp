@@ -1,10 +1,28 @@
 #include "models/hydra/config.h"
 
+#include <algorithm>
+
 #include "core/config/visitor.h"
 #include "core/ops/depthwise_conv.h"
 #include "core/text.h"
 
 namespace strata {
+
+namespace hydra_config_detail {
+
+const std::vector<std::string> kLargeLinears = {"mixer.in_proj_z", "mixer.in_proj_x",
+                                                "mixer.out_proj"};
+
+}  // namespace hydra_config_detail
+
+using hydra_config_detail::kLargeLinears;
+
+LinearOptions HydraConfig::linear(const std::string& name, const LinearOptions& options) const {
+  const std::string in_block = cat("mixer.", name);
+  const bool large =
+      std::find(kLargeLinears.begin(), kLargeLinears.end(), in_block) != kLargeLinears.end();
+  return large ? parts.linear(in_block, options) : options;
+}
 
 void HydraConfig::visit(ConfigVisitor& v) {
   v.field("matrix_mixer_type", matrix_mixer_type, one_of({"hydra"}), "the mixer of the blocks");
@@ -48,7 +66,7 @@ void HydraConfig::visit(ConfigVisitor& v) {
           "channels are normalised in this many groups of heads");
   v.field("mask_pad", mask_pad,
           "padding is inert; false: it enters the scans, as in the authors' code");
-  parts.visit(v, {});
+  parts.visit(v, kLargeLinears);
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "num_attention_heads", "intermediate_size",
@@ -74,9 +92,6 @@ void HydraConfig::visit(ConfigVisitor& v) {
   }
   if (pad_token_id >= vocab_size) {
     v.problem("pad_token_id", cat(pad_token_id), cat("-1..", vocab_size - 1));
-  }
-  if (parts.linears.structured()) {
-    v.problem("linear", parts.linears.kind, "dense", " (the files hold in_proj in one piece)");
   }
   if (parts.residual.kind != "plain") {
     v.problem("residual", parts.residual.kind, "plain",

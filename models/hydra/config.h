@@ -45,6 +45,11 @@ struct HydraConfig {
   int64_t inner() const { return expand * hidden_size; }  // E
   int64_t heads() const { return inner() / headdim; }     // H
   int64_t keys() const { return 4 * ngroups * d_state; }  // channels of B and C, both ways
+  // Of the mixer's linears; the large ones can be structured.
+  LinearOptions linear(const std::string& name, const LinearOptions& options) const;
+  bool whole_in_proj() const {
+    return !parts.linears.targeted("mixer.in_proj_z") && !parts.linears.targeted("mixer.in_proj_x");
+  }
   void visit(ConfigVisitor& v);
 };
 

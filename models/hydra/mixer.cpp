@@ -38,9 +38,8 @@ HydraMixer::HydraMixer(const HydraConfig& c, int block, const ParallelLayout& la
   const int64_t D = c.hidden_size, E = c.inner(), H = c.heads(), P = c.headdim, K = c.d_conv;
   const auto make = [&](const std::string& name, int64_t in, int64_t out, ShardSpec shard,
                         bool bias) {
-    return linear(
-        name, in, out, std::move(shard),
-        c.parts.linear(cat("mixer.", name), {.bias = bias, .init_std = c.initializer_range}));
+    const LinearOptions options{.bias = bias, .init_std = c.initializer_range};
+    return linear(name, in, out, std::move(shard), c.linear(name, options));
   };
   // in_proj of the files, in the parts that are cut alike.
   z_ = make("in_proj_z", D, E, split_out(P), c.bias);

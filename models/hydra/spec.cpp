@@ -80,7 +80,13 @@ class HydraSpec final : public ModelSpec {
     if (layer == 0) return 0;
     if (layer == layer_count() - 1) return 2 * D * (D + number(c_.vocab_size));
     const double keys = number(c_.keys());
-    const double projections = 2 * D * (2 * E + keys + 2 * H) + 2 * E * H + 2 * E * D;
+    const auto cost = [&](const char* name, int64_t in, int64_t out) {
+      return c_.parts.linears.cost(cat("mixer.", name), in, out);
+    };
+    const double large = cost("in_proj_z", c_.hidden_size, c_.inner()) +
+                         cost("in_proj_x", c_.hidden_size, c_.inner()) +
+                         cost("out_proj", c_.inner(), c_.hidden_size);
+    const double projections = 2 * large + 2 * D * (keys + 2 * H) + 2 * E * H;
     const double conv = 2 * number(c_.d_conv) * (E + keys);
     return projections + conv + 2 * (2 * Q * N * G + H * (2 * Q * P + 4 * P * N));
   }
@@ -89,7 +95,8 @@ class HydraSpec final : public ModelSpec {
     return {{kEmbedding, {0, layer_count() - 1}, {"cls.predictions.decoder.weight"}}};
   }
 
-  // The files hold in_proj and conv1d whole, and the norm after the last block as the encoder's.
+  // The files hold in_proj and conv1d whole, and the norm after the last block as the encoder's. A
+  // structured part of in_proj leaves nothing whole: all its parts then have their own names.
   ForeignTensor foreign(const std::string& parameter) const override {
     const int64_t E = c_.inner(), K = c_.keys(), H = c_.heads();
     struct Part {
@@ -105,6 +112,7 @@ class HydraSpec final : public ModelSpec {
           Part{".mixer.conv1d_bc.", ".mixer.conv1d.", {E, E + K}}}) {
       const size_t at = parameter.find(part.ours);
       if (at == std::string::npos) continue;
+      if (part.theirs == ".mixer.in_proj." && !c_.whole_in_proj()) break;
       return {parameter.substr(0, at) + part.theirs + parameter.substr(at + part.ours.size()),
               false, part.rows};
     }

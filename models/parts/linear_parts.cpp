@@ -23,8 +23,8 @@ void LinearParts::visit(ConfigVisitor& v, const std::vector<std::string>& names)
   for (const std::string& target : targets) {
     const auto called = [&](const std::string& name) { return glob_match(target, name); };
     if (structured() && std::none_of(names.begin(), names.end(), called)) {
-      v.problem("linear_targets", cat('"', target, '"'), join(names),
-                cat(" or globs of them", did_you_mean(target, names)));
+      v.problem("linear_targets", cat('"', target, '"'), cat(join(names), ", or globs of them"),
+                did_you_mean(target, names));
     }
   }
   if (shuffle && kind != "blockdiag")

@@ -83,7 +83,8 @@ TEST(MonarchModel, EveryNameIsATarget) {
       {"gla", R"("num_heads": 8, "attn": {"layers": [1], "num_heads": 8})"},
       {"gated_deltaproduct",
        R"("num_heads": 8, "head_dim": 8, "use_forget_gate": true,
-          "attn": {"layers": [1], "num_heads": 8})"}};
+          "attn": {"layers": [1], "num_heads": 8})"},
+      {"bert", R"("matrix_mixer_type": "hydra", "headdim": 16)"}};
   for (const auto& [family, keys] : families) {
     const std::string size = family == "gpt2" ? R"("n_embd": 64, "n_layer": 2)"
                                               : R"("hidden_size": 64, "num_hidden_layers": 2)";
@@ -96,7 +97,8 @@ TEST(MonarchModel, EveryNameIsATarget) {
         if (end == std::string::npos) continue;
         const std::string linear = meta.name.substr(0, end);
         const size_t digit = linear.find_first_of("0123456789");  // of the block
-        out.insert(linear.substr(linear.find('.', digit) + 1));
+        const std::string within = linear.substr(linear.find('.', digit) + 1);
+        out.insert(starts_with(within, "layer.") ? within.substr(6) : within);
       }
       return out;
     };

@@ -123,7 +123,8 @@ const std::vector<TinyModel>& tiny_models() {
          R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 48, "hidden_size": 32,
       "num_hidden_layers": 2, "headdim": 8, "d_state": 5, "d_conv": 3, "ngroups": 2, "norm_groups": 2, "bias": true,
       "conv_bias": false, "dt_limit": [0.002, 0.09], "is_prenorm": true, "hidden_dropout_prob": 0, "initializer_range": 0.2,
-      "pad_token_id": -1, "mask_pad": true})",
+      "pad_token_id": -1, "mask_pad": true, "linear": "monarch", "linear_blocks": 4,
+      "linear_targets": ["mixer.in_proj_x", "mixer.out_proj"]})",
          plain});
     out.push_back(
         {"deltaproduct_two_steps",
