@@ -18,6 +18,7 @@
 #include "core/ops/bit_linear_cpu.h"
 #include "core/ops/cpu_rows.h"
 #include "core/ops/deferred.h"
+#include "core/ops/matrix_product.h"
 #include "core/ops/norm.h"
 #include "core/text.h"
 
@@ -256,7 +257,7 @@ BitRows bit_rows(const Tensor& x_NI, const Tensor& gain_I, const BitOptions& opt
 }
 
 Tensor bit_product(const BitRows& rows, const Tensor& matrix_OI, double beta) {
-  const Tensor y = at::mm(rows.q_NI, matrix_OI.t());
+  const Tensor y = matrix_product(rows.q_NI, matrix_OI.t());
   if (has_cpu_kernel(y)) {
     bit_linear_cpu::scale_rows_(y, rows.scale_N, beta);
     return y;
@@ -279,7 +280,8 @@ BitGradients bit_backward(const Tensor& dy_NO, const Tensor& x_NI, const Tensor&
                           const FeatureGroup& features) {
   using namespace bit_linear_detail;
   const Tensor gain = gain_I.to(accumulate_dtype(x_NI.scalar_type())).contiguous();
-  return normal_gradients(at::mm(dy_NO, matrix_OI), x_NI, gain, rows.rstd_N, beta, features);
+  return normal_gradients(matrix_product(dy_NO, matrix_OI), x_NI, gain, rows.rstd_N, beta,
+                          features);
 }
 
 Tensor bit_weight_gradient(const Tensor& dy_NO, const BitRows& rows) {
@@ -290,7 +292,7 @@ Tensor bit_weight_gradient(const Tensor& dy_NO, const BitRows& rows) {
   } else {
     scaled = (dy_NO * rows.scale_N.unsqueeze(-1)).to(dy_NO.scalar_type());
   }
-  return at::mm(scaled.t(), rows.q_NI);
+  return matrix_product(scaled.t(), rows.q_NI);
 }
 
 Tensor bit_linear(const Tensor& x, const Tensor& gain_I, const Tensor& weight_OI,
