@@ -46,11 +46,11 @@ void print(const EvalResult& result, int64_t step, bool json) {
 
 int cmd_eval(const Arguments& arguments) {
   CommandLine line(
-      "eval",
-      "RUN [--checkpoint DIR] [--plan FILE] [--json] [--hidden] [--section.key=value]...",
+      "eval", "RUN [--checkpoint DIR] [--plan FILE] [--json] [--hidden] [--section.key=value]...",
       "Prints loss, perplexity and accuracy on the validation data of a run "
       "([eval] rows), with its newest\n"
-      "checkpoint, the one given, or the weights of ckpt.init. RUN is a run file or a run's folder.");
+      "checkpoint, the one given, or the weights of ckpt.init. RUN is a run file or a run's "
+      "folder.");
   line.positional("RUN", 1, 1);
   line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
   line.short_for("checkpoint", "DIR", "ckpt.resume", "folder of one checkpoint");

@@ -69,9 +69,11 @@ int cmd_sample(const Arguments& arguments) {
   using namespace cmd_sample_detail;
   CommandLine line(
       "sample", "RUN [--checkpoint DIR] [--plan FILE] [--count N] [--sample.prompt=TEXT] ...",
-      "Prints text from a model: the newest checkpoint of RUN (a run file or a run's folder), the one "
+      "Prints text from a model: the newest checkpoint of RUN (a run file or a run's folder), the "
+      "one "
       "given, or\n"
-      "the weights of ckpt.init. [sample] says how; the same seed gives the same text on any number of ranks.\n"
+      "the weights of ckpt.init. [sample] says how; the same seed gives the same text on any "
+      "number of ranks.\n"
       "Bidirectional families fill the places of sample.prompt that sample.mask marks.");
   line.positional("RUN", 1, 1);
   line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");

@@ -5,7 +5,6 @@
 #include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/round.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/trunc.h>
@@ -19,6 +18,7 @@
 #include "core/ops/bit_linear_cpu.h"
 #include "core/ops/cpu_rows.h"
 #include "core/ops/deferred.h"
+#include "core/ops/matrix_product.h"
 #include "core/ops/norm.h"
 #include "core/text.h"
 
@@ -149,8 +149,7 @@ struct BitLinear : torch::autograd::Function<BitLinear> {
     const bool integers = multiplies_integers(rows, s.codes, s.options);
     const BitRows r =
         codes_of(rows, gain, squares, largest, s.features.features(rows), s.options, integers);
-    const Tensor matrix =
-        integers ? s.codes.codes_OI : matrix_of(s.codes, weight, x.scalar_type());
+    const Tensor matrix = integers ? s.codes.codes_OI : matrix_of(s.codes, weight, x.scalar_type());
     const Tensor y = bit_product(r, matrix, s.codes.scale, x.scalar_type());
     ctx->saved_data["setting"] = c10::IValue::make_capsule(setting);
     // Not the codes: they are made again from x in one sweep, the same to the last bit.
@@ -290,8 +289,9 @@ bool multiplies_integers(const Tensor& x, const TernaryCodes& codes, const BitOp
 
 Tensor bit_product(const BitRows& rows, const Tensor& matrix_OI, double beta,
                    at::ScalarType dtype) {
-  const Tensor sums = rows.q_NI.scalar_type() == at::kChar ? at::_int_mm(rows.q_NI, matrix_OI.t())
-                                                           : at::mm(rows.q_NI, matrix_OI.t());
+  const Tensor sums = rows.q_NI.scalar_type() == at::kChar
+                          ? at::_int_mm(rows.q_NI, matrix_OI.t())
+                          : matrix_product(rows.q_NI, matrix_OI.t());
   return bit_linear_detail::scaled_rows(sums, rows.scale_N, beta, dtype);
 }
 
@@ -300,13 +300,14 @@ BitGradients bit_backward(const Tensor& dy_NO, const Tensor& x_NI, const Tensor&
                           const FeatureGroup& features) {
   using namespace bit_linear_detail;
   const Tensor gain = gain_I.to(accumulate_dtype(x_NI.scalar_type())).contiguous();
-  return normal_gradients(at::mm(dy_NO, matrix_OI), x_NI, gain, rows.rstd_N, beta, features);
+  return normal_gradients(matrix_product(dy_NO, matrix_OI), x_NI, gain, rows.rstd_N, beta,
+                          features);
 }
 
 Tensor bit_weight_gradient(const Tensor& dy_NO, const BitRows& rows) {
   const auto dtype = dy_NO.scalar_type();
   const Tensor scaled = bit_linear_detail::scaled_rows(dy_NO, rows.scale_N, 1, dtype);
-  return at::mm(scaled.t(), rows.q_NI.to(dtype));
+  return matrix_product(scaled.t(), rows.q_NI.to(dtype));
 }
 
 Tensor bit_linear(const Tensor& x, const Tensor& gain_I, const Tensor& weight_OI,

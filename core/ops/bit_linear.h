@@ -8,8 +8,8 @@
 //
 // with the codes t in {-1, 0, 1} of the weight: t = round_half_even(W / beta) clamped, beta = mean
 // |W|. The codes q do not depend on rstd, so they are the same bits however rows are cut into
-// parts, and the sum is one of integers: exact in int32 and (below 2^24 / Q features) in fp32. It is
-// taken in int32 where the device's library multiplies int8, in training as in evaluation.
+// parts, and the sum is one of integers: exact in int32 and (below 2^24 / Q features) in fp32. It
+// is taken in int32 where the device's library multiplies int8, in training as in evaluation.
 //
 // Backward is straight through: rounding, scale and beta are constants.
 //   dy' = t^T g beta      dW = g (q scale)      dgain = sum dy' x rstd      dx = RMSNorm's backward

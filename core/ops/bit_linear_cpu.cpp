@@ -28,7 +28,7 @@ struct Span {
   A* dots = nullptr;
   S* out = nullptr;         // q or dx
   int8_t* codes = nullptr;  // q as integers
-  A* dgain = nullptr;  // partial sums of this block
+  A* dgain = nullptr;       // partial sums of this block
   int64_t rows = 0, features = 0;
   A width = 0, eps = 0, levels = 0, beta = 0;
   ActRound round = ActRound::HalfEven;
@@ -249,10 +249,9 @@ Tensor scaled_rows(const Tensor& rows_NO, const Tensor& factor_N, double common,
   with_types(to, [&]<class S, class A>(S, A) {
     const auto scale = [&]<class From>(const From* begin_of_rows) {
       for_blocks(count, rows_per_block(width), [&](int64_t, int64_t begin, int64_t end) {
-        simd::run<ScaleRows>(Scaling<From, S, A>{begin_of_rows + begin * width,
-                                                 to.mutable_data_ptr<S>() + begin * width,
-                                                 factor_N.const_data_ptr<A>() + begin,
-                                                 static_cast<A>(common), end - begin, width});
+        simd::run<ScaleRows>(Scaling<From, S, A>{
+            begin_of_rows + begin * width, to.mutable_data_ptr<S>() + begin * width,
+            factor_N.const_data_ptr<A>() + begin, static_cast<A>(common), end - begin, width});
       });
     };
     if (from.scalar_type() == at::kInt) {

@@ -1,6 +1,7 @@
 // A tile of C of kTileRows x two registers stays in registers while k runs; B's rows are read as
-// registers, A's elements are broadcast. Where B is held transposed, or the tile is narrower than
-// two registers, B's columns are first copied into a panel of that width, padded with zeros.
+// registers, A's elements are broadcast. Where B is held transposed, is too large for the
+// first-level cache, or the tile is narrower than two registers, B's columns are first copied into
+// a panel of that width, padded with zeros.
 #include "core/ops/block_gemm.h"
 
 #include <algorithm>
@@ -12,6 +13,9 @@ namespace strata::ops::block {
 namespace block_gemm_detail {
 
 constexpr int64_t kDepth = 256;  // steps of k whose panel of B is held at once
+// Elements from the first to the last row of a panel beyond which its lines would evict one
+// another.
+constexpr int64_t kSpread = 64 * 1024;
 
 // Lanes x lanes elements: interleaving row i with row i + lanes / 2, log2(lanes) times.
 template <class V, class T>
@@ -133,7 +137,8 @@ struct Gemm {
         const int64_t width = std::min(kWidth, N - n);
         o.b = trans_b ? B + n * ldb + k : B + k * ldb + n;
         o.b_stride = ldb;
-        if (trans_b || width < kWidth) {
+        const bool far = o.depth * ldb > kSpread && M > kRows;
+        if (trans_b || far || width < kWidth) {
           if (width < kWidth) {
             std::fill_n(panel, o.depth * kWidth, T(0));
           }
@@ -141,9 +146,7 @@ struct Gemm {
             transpose_block<V>(width, o.depth, o.b, ldb, panel, kWidth);
           } else {
             for (int64_t i = 0; i < o.depth; ++i) {
-              for (int64_t j = 0; j < width; ++j) {
-                panel[i * kWidth + j] = o.b[i * ldb + j];
-              }
+              std::copy_n(o.b + i * ldb, width, panel + i * kWidth);
             }
           }
           o.b = panel;

@@ -28,7 +28,7 @@ struct Gla : torch::autograd::Function<Gla> {
                              scale};
     const gla_cpu::Outputs out =
         q.size(1) <= kFewTokens ? gla_cpu::forward_by_tokens(in) : gla_cpu::forward(in);
-    ctx->save_for_backward({q, k, v, g, in.initial_state_BHKV, in.segments_BT});
+    ctx->save_for_backward({q, k, v, g, in.initial_state_BHKV, in.segments_BT, out.kept_LBHKV});
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);
     return {out.o_BTHV, out.state_BHKV};
@@ -43,8 +43,9 @@ struct Gla : torch::autograd::Function<Gla> {
                              saved[4],
                              ctx->saved_data["scale"].toDouble()};
     const Tensor dstate = grads[1].defined() ? grads[1].contiguous() : Tensor();
-    const auto gradients = gla_cpu::backward(
-        grads[0], dstate, in, in.initial_state_BHKV.defined() && ctx->needs_input_grad(4));
+    const auto gradients =
+        gla_cpu::backward(grads[0], dstate, in, saved[6],
+                          in.initial_state_BHKV.defined() && ctx->needs_input_grad(4));
     return {gradients.q, gradients.k, gradients.v, gradients.g, gradients.initial_state,
             Variable(),  Variable()};
   }

@@ -6,7 +6,7 @@
 // B batch, T time, H query heads, G key/value heads (H a multiple of G; query head h reads key head
 // h / (H/G)), K key width, V value width of a head. State, sums, decays and exponents are fp32
 // (fp64 for fp64 inputs); o has the dtype of q. Time and memory are linear in T; the backward keeps
-// the inputs and recomputes the rest.
+// the inputs and the state at every 512th token, and recomputes the rest.
 //
 // Decays may be as strong as they like: nothing is ever divided by one.
 #include "core/tensor.h"

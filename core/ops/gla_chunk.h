@@ -16,12 +16,6 @@
 // state, outputs and gradients alone. A token that restarts the state has decay zero.
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "core/ops/simd.h"
 
@@ -32,47 +26,6 @@ inline constexpr int64_t kChunk = 64, kSub = 16, kSubs = kChunk / kSub;
 enum class Token : int8_t { Plain, Restart, Padding };
 
 inline int64_t padded(int64_t width) { return (width + kSub - 1) / kSub * kSub; }
-
-// Products of small decays would become subnormal numbers, on which arithmetic is slow: zeros.
-class FlushSubnormals {
- public:
-#if defined(__x86_64__)
-  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
-  ~FlushSubnormals() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#else
-  FlushSubnormals() {}
-  ~FlushSubnormals() {}
-#endif
-  FlushSubnormals(const FlushSubnormals&) = delete;
-  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
-};
-
-// Working memory of one thread, cut into zeroed arrays.
-template <class A>
-class Arena {
- public:
-  explicit Arena(int64_t elements)
-      : size_(static_cast<size_t>(elements) + 4096),
-        memory_(static_cast<A*>(::operator new (size_ * sizeof(A), std::align_val_t{64}))) {
-    std::fill_n(memory_.get(), size_, A(0));
-  }
-  // Arrays start at different places of a page, so that rows of several do not share cache sets.
-  A* take(int64_t elements) {
-    A* at = memory_.get() + used_;
-    used_ += static_cast<size_t>((elements + 16 + 15) / 16 * 16);
-    return at;
-  }
-
- private:
-  struct Free {
-    void operator()(A* p) const { ::operator delete (p, std::align_val_t{64}); }
-  };
-  size_t size_, used_ = 0;
-  std::unique_ptr<A, Free> memory_;
-};
 
 // rows of `width` from S (distance `stride`) to A (distance `to_stride`), times scale; rows without
 // a token, padded tokens and padded columns become zero.
@@ -348,145 +301,6 @@ struct DiagonalForward {
       }
       partial[r] = sum;
       Diagonal<A>::store_sums(partial, d.scores + r * kChunk);
-    }
-  }
-};
-
-// The pairs of a token with itself have no decay: they are left out of the sums that make dg.
-template <class A>
-struct DiagonalBackward {
-  template <int Bytes>
-  [[gnu::always_inline]] static inline void run(const Diagonal<A>& d) {
-    using V = simd::Vec<A, Bytes>;
-    constexpr int64_t N = simd::kLanes<V>;
-    const int64_t W = d.width;
-    V partial[kSub] = {};
-    for (int64_t r = 0; r < kSub; ++r) {
-      const A* dscores = d.dscores + r * kChunk;
-      for (int64_t i = 0; i < W; i += N) {
-        const V q = simd::load<V>(d.q + r * W + i), a = simd::load<V>(d.a + r * W + i);
-        V dq{};
-        for (int64_t j = 0; j < r; ++j) {
-          const V key = simd::load<V>(d.moved + j * W + i) * a;
-          simd::store(d.moved + j * W + i, key);
-          partial[j] = i == 0 ? static_cast<V>(q * key) : static_cast<V>(partial[j] + q * key);
-          dq += simd::broadcast_at<V>(dscores + j) * key;
-        }
-        const V key = simd::load<V>(d.k + r * W + i);
-        simd::store(d.moved + r * W + i, key);
-        partial[r] = i == 0 ? static_cast<V>(q * key) : static_cast<V>(partial[r] + q * key);
-        simd::store(d.dq_part + r * W + i, dq);
-      }
-      Diagonal<A>::store_sums(partial, d.scores + r * kChunk);
-    }
-    std::copy_n(d.q, kSub * W, d.moved);
-    for (int64_t j = kSub - 1; j >= 0; --j) {
-      for (int64_t i = 0; i < W; i += N) {
-        V dk{};
-        if (j + 1 < kSub) {
-          const V a = simd::load<V>(d.a + (j + 1) * W + i);
-          for (int64_t r = j + 1; r < kSub; ++r) {
-            const V query = simd::load<V>(d.moved + r * W + i) * a;
-            simd::store(d.moved + r * W + i, query);
-            dk += simd::broadcast_at<V>(d.dscores + r * kChunk + j) * query;
-          }
-        }
-        simd::store(d.dk_part + j * W + i, dk);
-      }
-    }
-    for (int64_t i = 0; i < W; i += N) {
-      V sum{};
-      for (int64_t r = kSub - 1; r >= 0; --r) {
-        const int64_t at = r * W + i;
-        const V q = simd::load<V>(d.q + at), k = simd::load<V>(d.k + at);
-        const V dq = simd::load<V>(d.dq_part + at), dk = simd::load<V>(d.dk_part + at);
-        const V own = simd::broadcast_at<V>(d.dscores + r * kChunk + r);
-        sum += q * dq - k * dk;
-        simd::store(d.dg + at, static_cast<V>(simd::load<V>(d.dg + at) + sum));
-        // No pair reaches over a decay of zero: behind it only rounding errors of others are left.
-        sum = simd::load<V>(d.a + at) > A(0) ? sum : V{};
-        simd::store(d.dq + at, static_cast<V>(simd::load<V>(d.dq + at) + (dq + own * k)));
-        simd::store(d.dk + at, static_cast<V>(simd::load<V>(d.dk + at) + (dk + own * q)));
-      }
-    }
-  }
-};
-
-// What a level gives to queries: x = factor * product over `rows` rows; dq += x, and dg of a row
-// gains the sum of q x over the rows from it on.
-template <class A>
-struct AddToQueries {
-  const A* product;
-  const A* factor;
-  const A* q;
-  A* dq;
-  A* dg;
-  int64_t rows, width;
-
-  template <int Bytes>
-  [[gnu::always_inline]] static inline void run(const AddToQueries& p) {
-    using V = simd::Vec<A, Bytes>;
-    for (int64_t i = 0; i < p.width; i += simd::kLanes<V>) {
-      V sum{};
-      for (int64_t r = p.rows - 1; r >= 0; --r) {
-        const int64_t at = r * p.width + i;
-        const V x = simd::load<V>(p.product + at) * simd::load<V>(p.factor + at);
-        sum += simd::load<V>(p.q + at) * x;
-        simd::store(p.dq + at, static_cast<V>(simd::load<V>(p.dq + at) + x));
-        simd::store(p.dg + at, static_cast<V>(simd::load<V>(p.dg + at) + sum));
-      }
-    }
-  }
-};
-
-// And to keys: dk += x; dg of a row gains the sum of k x over the rows before it, and of `base`
-// where given.
-template <class A>
-struct AddToKeys {
-  const A* product;
-  const A* factor;
-  const A* k;
-  A* dk;
-  A* dg;
-  int64_t rows, width;
-  const A* base = nullptr;  // [width]
-
-  template <int Bytes>
-  [[gnu::always_inline]] static inline void run(const AddToKeys& p) {
-    using V = simd::Vec<A, Bytes>;
-    for (int64_t i = 0; i < p.width; i += simd::kLanes<V>) {
-      V sum = p.base != nullptr ? simd::load<V>(p.base + i) : V{};
-      for (int64_t r = 0; r < p.rows; ++r) {
-        const int64_t at = r * p.width + i;
-        const V x = simd::load<V>(p.product + at) * simd::load<V>(p.factor + at);
-        simd::store(p.dg + at, static_cast<V>(simd::load<V>(p.dg + at) + sum));
-        simd::store(p.dk + at, static_cast<V>(simd::load<V>(p.dk + at) + x));
-        sum += simd::load<V>(p.k + at) * x;
-      }
-    }
-  }
-};
-
-// sum[i] = factor[i] * sum over rows of x[row, i] y[row, i]
-template <class A>
-struct DotColumns {
-  const A* x;
-  const A* y;
-  const A* factor;
-  A* sum;
-  int64_t rows, width;
-
-  template <int Bytes>
-  [[gnu::always_inline]] static inline void run(const DotColumns& p) {
-    using V = simd::Vec<A, Bytes>;
-    for (int64_t i = 0; i < p.width; i += simd::kLanes<V>) {
-      V even{}, odd{};
-      for (int64_t r = 0; r + 1 < p.rows; r += 2) {  // a multiple of 16
-        const int64_t at = r * p.width + i;
-        even += simd::load<V>(p.x + at) * simd::load<V>(p.y + at);
-        odd += simd::load<V>(p.x + at + p.width) * simd::load<V>(p.y + at + p.width);
-      }
-      simd::store(p.sum + i, static_cast<V>((even + odd) * simd::load<V>(p.factor + i)));
     }
   }
 };

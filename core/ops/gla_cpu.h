@@ -1,6 +1,6 @@
 #pragma once
-// CPU kernels of gla.h: one task per (row, key/value head), its operands and state in cache. Inputs
-// are checked by the caller; g and the states are of the accumulate dtype of q.
+// CPU kernels of gla.h: a head's chunk and state in cache. Inputs are checked by the caller; g and
+// the states are of the accumulate dtype of q.
 #include "core/tensor.h"
 
 namespace strata::ops::gla_cpu {
@@ -14,6 +14,7 @@ struct Inputs {
 
 struct Outputs {
   Tensor o_BTHV, state_BHKV;
+  Tensor kept_LBHKV;  // states at every 512th token but the first, for the backward
 };
 Outputs forward(const Inputs& in);            // chunks of 64 tokens
 Outputs forward_by_tokens(const Inputs& in);  // the recurrence; cheaper for a few tokens
@@ -21,8 +22,9 @@ Outputs forward_by_tokens(const Inputs& in);  // the recurrence; cheaper for a f
 struct Gradients {
   Tensor q, k, v, g, initial_state;
 };
-// do_BTHV and dstate_BHKV may be undefined: zeros. initial_state is filled only where wanted.
+// do_BTHV and dstate_BHKV may be undefined: zeros. kept_LBHKV: from the forward, for more than 512
+// tokens. initial_state is filled only where wanted.
 Gradients backward(const Tensor& do_BTHV, const Tensor& dstate_BHKV, const Inputs& in,
-                   bool want_initial_state);
+                   const Tensor& kept_LBHKV, bool want_initial_state);
 
 }  // namespace strata::ops::gla_cpu

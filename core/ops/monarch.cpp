@@ -5,7 +5,6 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "core/error.h"
 #include "core/ops/cpu_rows.h"
 #include "core/ops/deferred.h"
+#include "core/ops/matrix_product.h"
 #include "core/ops/monarch_cpu.h"
 #include "core/text.h"
 
@@ -40,9 +40,8 @@ Tensor contiguous_blocks(const Tensor& x, const Tensor& w, bool transposed) {
                 out = w.size(transposed ? 2 : 1);
   Tensor y = at::empty({x.size(0), blocks * out}, x.options());
   for (int64_t k = 0; k < blocks; ++k) {
-    Tensor to = y.narrow(1, k * out, out);
-    const Tensor from = x.narrow(1, k * in, in);
-    at::mm_out(to, from, transposed ? w[k] : w[k].t());
+    matrix_product_out(y.narrow(1, k * out, out), x.narrow(1, k * in, in),
+                       transposed ? w[k] : w[k].t());
   }
   return y;
 }
@@ -52,8 +51,7 @@ Tensor contiguous_gradient(const Tensor& dy, const Tensor& x, int64_t blocks) {
   const int64_t in = x.size(1) / blocks, out = dy.size(1) / blocks;
   Tensor dw = at::empty({blocks, out, in}, x.options());
   for (int64_t k = 0; k < blocks; ++k) {
-    Tensor to = dw[k];
-    at::mm_out(to, dy.narrow(1, k * out, out).t(), x.narrow(1, k * in, in));
+    matrix_product_out(dw[k], dy.narrow(1, k * out, out).t(), x.narrow(1, k * in, in));
   }
   return dw;
 }
@@ -86,7 +84,7 @@ struct Monarch : torch::autograd::Function<Monarch> {
     const Tensor rows = padded(as_rows(x), w1.size(0) * w1.size(2));
     const Tensor a = contiguous_blocks(rows, w1.to(dtype), false);
     const Tensor u = split_groups(a, w2.size(0));  // [L, N, R]
-    const Tensor y = at::bmm(u, w2.to(dtype).transpose(1, 2));
+    const Tensor y = matrix_products(u, w2.to(dtype).transpose(1, 2));
     ctx->save_for_backward({x, u, w1, w2});
     Shape shape = x.sizes().vec();
     shape.back() = out_features;
@@ -101,10 +99,10 @@ struct Monarch : torch::autograd::Function<Monarch> {
         split_groups(padded(as_rows(grads[0]), w2.size(0) * w2.size(1)), w2.size(0)).detach();
     Tensor dx, dw1, dw2;
     if (ctx->needs_input_grad(2)) {
-      dw2 = weight_gradient(w2, [g, u] { return at::bmm(g.transpose(1, 2), u); });
+      dw2 = weight_gradient(w2, [g, u] { return matrix_products(g.transpose(1, 2), u); });
     }
     if (!ctx->needs_input_grad(0) && !ctx->needs_input_grad(1)) return {dx, dw1, dw2, Tensor()};
-    const Tensor da = join_groups(at::bmm(g, w2.to(dtype)), w1.size(0) * w1.size(1));
+    const Tensor da = join_groups(matrix_products(g, w2.to(dtype)), w1.size(0) * w1.size(1));
     if (ctx->needs_input_grad(1)) {
       const int64_t blocks = w1.size(0);
       dw1 =

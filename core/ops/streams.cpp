@@ -2,13 +2,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/matmul.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 
 #include "core/error.h"
 #include "core/ops/cpu_rows.h"
+#include "core/ops/matrix_product.h"
 #include "core/ops/streams_cpu.h"
 #include "core/text.h"
 
@@ -53,7 +53,7 @@ struct NormalisedProduct : torch::autograd::Function<NormalisedProduct> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight) {
     const Tensor wide = x.to(weight.scalar_type());
     const Tensor length = wide.norm(2, -1, true).clamp_min(1e-12);
-    const Tensor p = at::mm(wide, weight).mul_(std::sqrt(double(x.size(1))) / length);
+    const Tensor p = matrix_product(wide, weight).mul_(std::sqrt(double(x.size(1))) / length);
     ctx->save_for_backward({x, weight, length, p});
     return p;
   }
@@ -65,9 +65,11 @@ struct NormalisedProduct : torch::autograd::Function<NormalisedProduct> {
     Tensor dx, dweight;
     if (ctx->needs_input_grad(0)) {
       const Tensor along = (grads[0] * p).sum(-1, true) / (length * length);
-      dx = at::mm(scaled, weight.t()).sub_(wide * along * (length > 1e-12)).to(x.scalar_type());
+      dx = matrix_product(scaled, weight.t())
+               .sub_(wide * along * (length > 1e-12))
+               .to(x.scalar_type());
     }
-    if (ctx->needs_input_grad(1)) dweight = at::mm(wide.t(), scaled);
+    if (ctx->needs_input_grad(1)) dweight = matrix_product(wide.t(), scaled);
     return {dx, dweight};
   }
 };

@@ -92,7 +92,7 @@ void DeltaProductConfig::visit(ConfigVisitor& v) {
           "down_proj uniform and divided by sqrt(2 num_hidden_layers)");
   v.field("tie_word_embeddings", tie_word_embeddings, "the head shares the embedding's weight");
   parts.visit(v, {"attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.b_proj", "attn.a_proj",
-                 "attn.g_proj", "attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
+                  "attn.g_proj", "attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "pad_token_id", "fuse_norm", "fuse_swiglu",

@@ -47,8 +47,9 @@ void GlaConfig::visit(ConfigVisitor& v) {
   v.field("fuse_norm", fuse_norm, "how the output norm is called in the ecosystem's files");
   v.field("residual_init", residual_init, one_of({"plain", "rescale"}),
           "rescale: o_proj and down_proj start uniform, divided by sqrt(2 num_hidden_layers)");
-  parts.visit(v, {"attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.g_proj", "attn.gk_proj.0",
-                 "attn.gk_proj.1", "attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
+  parts.visit(v,
+              {"attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.g_proj", "attn.gk_proj.0",
+               "attn.gk_proj.1", "attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "pad_token_id", "use_gk", "use_gv", "fuse_swiglu",

@@ -30,7 +30,7 @@ void LlamaConfig::visit(ConfigVisitor& v) {
           "dropout of attention probabilities");
   v.field("hidden_act", hidden_act, one_of({"silu"}), "gate activation");
   parts.visit(v, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                 "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
+                  "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "pad_token_id", "pretraining_tp", "rope_parameters"}) {

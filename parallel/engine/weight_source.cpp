@@ -60,8 +60,8 @@ struct PackedTernary {
     return !codes.empty() && reader.contains(codes) && reader.contains(beta);
   }
   Tensor read(const io::SafetensorsReader& reader, int64_t features) const {
-    return ops::ternary_weight({ops::unpack_codes(reader.read(codes), features),
-                                reader.read(beta).item<double>()});
+    return ops::ternary_weight(
+        {ops::unpack_codes(reader.read(codes), features), reader.read(beta).item<double>()});
   }
 
  private:

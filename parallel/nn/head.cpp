@@ -93,9 +93,8 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
                         const c10::intrusive_ptr<Setting>& setting, bool need_gradient) {
     const Setting& s = *setting;
     const at::ScalarType wide = accumulate_dtype(x.scalar_type());
-    const bool integers =
-        gain && matrix.scalar_type() == at::kChar &&
-        ops::multiplies_integers(x, {.codes_OI = matrix}, s.options.bit->rows);
+    const bool integers = gain && matrix.scalar_type() == at::kChar &&
+                          ops::multiplies_integers(x, {.codes_OI = matrix}, s.options.bit->rows);
     const Tensor w = need_gradient || !integers ? matrix.to(x.scalar_type()) : Tensor();
     const int64_t tokens = x.size(0), chunk = std::max<int64_t>(1, s.options.chunk_tokens);
     Tensor loss = at::zeros({}, x.options().dtype(wide)),

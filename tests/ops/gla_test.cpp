@@ -126,6 +126,17 @@ TEST(Gla, PackedRowsEqualTheRecurrence) {
 
 // The same as every document by itself; the initial state belongs to the first, the final one to
 // the last.
+// The heads take turns every 512 tokens, and the backward begins at the states kept there.
+TEST(Gla, LongTextsEqualTheRecurrence) {
+  for (const int32_t T : {512, 513, 1100}) {
+    const Inputs in = make({.B = 1, .T = T, .H = 4, .G = 2}, 0.02);
+    expect_near(run(ops::gla, in), run(ops::gla_recurrent, in), 1e-11, 0, cat("T ", T));
+    const Tensor segments = segments_of({450, -30, 32, T - 512});
+    expect_near(run(ops::gla, in, segments, false), run(ops::gla_recurrent, in, segments, false),
+                1e-11, 0, cat("packed, T ", T));
+  }
+}
+
 TEST(Gla, PackedDocumentsEqualSeparateRuns) {
   const std::vector<int32_t> lengths = {30, 1, 64, 47};
   const Inputs in = make({.T = 142, .H = 2, .G = 2}, 0.1);
