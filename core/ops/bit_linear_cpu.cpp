@@ -289,14 +289,10 @@ Tensor norm_dots(const Tensor& dy_NI, const Tensor& x_NI, const Tensor& gain_I,
 BitGradients norm_backward(const Tensor& dy_NI, const Tensor& x_NI, const Tensor& gain_I,
                            const Tensor& rstd_N, const Tensor& dots_N, int64_t width, double beta) {
   const Rows x = rows_of(x_NI), dy = rows_of(dy_NI);
-  // At most 64 partial vectors; how rows are cut depends on their number and width only.
-  constexpr int64_t kMostBlocks = 64;
-  const int64_t step = std::max<int64_t>(16, rows_per_block(x.width));
-  const int64_t block_rows =
-      step * std::max<int64_t>(1, (x.count + step * kMostBlocks - 1) / (step * kMostBlocks));
+  const int64_t block_rows = rows_per_partial(x.count, x.width);
   const int64_t blocks = (x.count + block_rows - 1) / block_rows;
-  const Tensor partial = at::zeros({blocks, x.width}, wide(x_NI));
-  BitGradients out{at::empty(x_NI.sizes(), x_NI.options()), at::zeros({x.width}, wide(x_NI))};
+  const Tensor partials = at::zeros({blocks, x.width}, wide(x_NI));
+  BitGradients out{at::empty(x_NI.sizes(), x_NI.options()), {}};
   with_types(x_NI, [&]<class S, class A>(S, A) {
     for_blocks(x.count, block_rows, [&](int64_t block, int64_t begin, int64_t end) {
       Span<S, A> span;
@@ -308,19 +304,15 @@ BitGradients norm_backward(const Tensor& dy_NI, const Tensor& x_NI, const Tensor
       span.rstd = rstd_N.mutable_data_ptr<A>() + begin;
       span.dots = dots_N.mutable_data_ptr<A>() + begin;
       span.out = out.x.mutable_data_ptr<S>() + begin * x.width;
-      span.dgain = partial.mutable_data_ptr<A>() + block * x.width;
+      span.dgain = partials.mutable_data_ptr<A>() + block * x.width;
       span.rows = end - begin;
       span.features = x.width;
       span.width = static_cast<A>(width);
       span.beta = static_cast<A>(beta);
       simd::run<NormBackward<A>>(span);
     });
-    A* sum = out.gain.mutable_data_ptr<A>();
-    for (int64_t b = 0; b < blocks; ++b) {
-      const A* from = partial.const_data_ptr<A>() + b * x.width;
-      for (int64_t i = 0; i < x.width; ++i) sum[i] += from[i];
-    }
   });
+  out.gain = sum_partials(partials);
   return out;
 }
 

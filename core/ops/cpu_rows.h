@@ -50,6 +50,12 @@ void for_blocks(int64_t count, int64_t size, const Body& body) {
   });
 }
 
+// Sums over rows (gradients of weights): every block of so many rows, cut by their number and width
+// alone, adds into a partial vector of its own, at most 256 of them; sum_partials() adds those up,
+// first to last, so that the bits do not depend on the threads.
+int64_t rows_per_partial(int64_t count, int64_t width);
+Tensor sum_partials(const Tensor& partials);  // [blocks, width] -> [width]
+
 // f(S{}, A{}) for the element type S of x and its accumulator type A.
 template <class F>
 void with_types(const Tensor& x, const F& f) {

@@ -150,11 +150,7 @@ Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& z_in,
   Gradients gradients;
   gradients.x = at::empty(x_in.sizes(), x_in.options());
   gradients.z = at::empty(z_in.sizes(), z_in.options());
-  // At most 256 partial vectors; how rows are cut depends on their number and width only.
-  constexpr int64_t kMostBlocks = 256;
-  const int64_t step = std::max<int64_t>(16, rows_per_block(width));
-  const int64_t block_rows =
-      step * std::max<int64_t>(1, (x.count + step * kMostBlocks - 1) / (step * kMostBlocks));
+  const int64_t block_rows = rows_per_partial(x.count, width);
   const int64_t blocks = (x.count + block_rows - 1) / block_rows;
   const Tensor partials = want_weight ? at::zeros({blocks, width}, weight.options()) : Tensor();
   with_types(x_in, [&]<class S, class A>(S, A) {
@@ -177,17 +173,8 @@ Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& z_in,
       span.width = width;
       simd::run<Backward<A>>(span);
     });
-    if (want_weight) {
-      gradients.weight = at::zeros({width}, weight.options());
-      A* sum = gradients.weight.mutable_data_ptr<A>();
-      const A* from = partials.const_data_ptr<A>();
-      for (int64_t b = 0; b < blocks; ++b) {
-        for (int64_t i = 0; i < width; ++i) {
-          sum[i] += from[b * width + i];
-        }
-      }
-    }
   });
+  if (want_weight) gradients.weight = sum_partials(partials);
   return gradients;
 }
 

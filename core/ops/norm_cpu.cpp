@@ -136,23 +136,6 @@ struct Backward {
   }
 };
 
-// Sums [blocks, D] over blocks, first to last.
-template <class A>
-Tensor sum_partials(const Tensor& partials) {
-  const int64_t blocks = partials.size(0), D = partials.size(1);
-  Tensor sum = at::zeros({D}, partials.options());
-  const A* from = partials.const_data_ptr<A>();
-  A* to = sum.mutable_data_ptr<A>();
-  for_blocks(D, rows_per_block(blocks), [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t b = 0; b < blocks; ++b) {
-      for (int64_t i = begin; i < end; ++i) {
-        to[i] += from[b * D + i];
-      }
-    }
-  });
-  return sum;
-}
-
 Tensor forward(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps,
                Statistics& statistics, bool centre) {
   const Rows x = rows_of(input);
@@ -187,11 +170,7 @@ Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& weight
   if (wanted.x) {
     gradients.x = at::empty(x_in.sizes(), x_in.options());
   }
-  // At most 256 partial vectors; how rows are cut depends on their number and width only.
-  constexpr int64_t kMostBlocks = 256;
-  const int64_t step = std::max<int64_t>(16, rows_per_block(D));
-  const int64_t block_rows =
-      step * std::max<int64_t>(1, (x.count + step * kMostBlocks - 1) / (step * kMostBlocks));
+  const int64_t block_rows = rows_per_partial(x.count, D);
   const int64_t blocks = (x.count + block_rows - 1) / block_rows;
   const Tensor dweight = wanted.weight ? at::zeros({blocks, D}, weight.options()) : Tensor();
   const Tensor dbias = wanted.bias ? at::zeros({blocks, D}, weight.options()) : Tensor();
@@ -213,13 +192,9 @@ Gradients backward(const Tensor& dy_in, const Tensor& x_in, const Tensor& weight
       span.width = D;
       simd::run<Backward<A>>(span);
     });
-    if (wanted.weight) {
-      gradients.weight = sum_partials<A>(dweight);
-    }
-    if (wanted.bias) {
-      gradients.bias = sum_partials<A>(dbias);
-    }
   });
+  if (wanted.weight) gradients.weight = sum_partials(dweight);
+  if (wanted.bias) gradients.bias = sum_partials(dbias);
   return gradients;
 }
 

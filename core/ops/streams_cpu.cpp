@@ -20,6 +20,18 @@ struct Span {
   int64_t tokens = 0, streams = 0, width = 0;  // width: C
 };
 
+// sum_s weights[s step] x_s at element i, x_s `distance` apart
+template <class V, class S, class A, class Lanes>
+[[gnu::always_inline]] inline V weighted_sum(const S* x, int64_t distance, int64_t streams,
+                                             const A* weights, int64_t step, int64_t i,
+                                             Lanes lanes) {
+  V sum = simd::load<V>(x + i, lanes) * weights[0];
+  for (int64_t s = 1; s < streams; ++s) {
+    sum += simd::load<V>(x + s * distance + i, lanes) * weights[s * step];
+  }
+  return sum;
+}
+
 // out = sum_s weights_s x_s
 template <class A>
 struct Read {
@@ -32,9 +44,7 @@ struct Read {
       const A* w = span.weights + token * n;
       simd::sweep<V>(
           C, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-            V sum = simd::load<V>(x + i, lanes) * w[0];
-            for (int64_t s = 1; s < n; ++s) sum += simd::load<V>(x + s * C + i, lanes) * w[s];
-            simd::store(span.out + token * C + i, sum, lanes);
+            simd::store(span.out + token * C + i, weighted_sum<V>(x, C, n, w, 1, i, lanes), lanes);
           });
     }
   }
@@ -80,10 +90,8 @@ struct Write {
         S* out = span.out + (token * n + t) * C;
         simd::sweep<V>(
             C, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-              V sum = simd::load<V>(y + i, lanes) * w;
-              for (int64_t s = 0; s < n; ++s)
-                sum += simd::load<V>(x + s * C + i, lanes) * mix[s * n + t];
-              simd::store(out + i, sum, lanes);
+              const V sum = weighted_sum<V>(x, C, n, mix + t, n, i, lanes);
+              simd::store(out + i, static_cast<V>(sum + simd::load<V>(y + i, lanes) * w), lanes);
             });
       }
     }
@@ -106,9 +114,7 @@ struct WriteBackward {
       const A* w = span.weights + token * n;
       simd::sweep<V>(
           C, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-            V sum = simd::load<V>(g + i, lanes) * w[0];
-            for (int64_t t = 1; t < n; ++t) sum += simd::load<V>(g + t * C + i, lanes) * w[t];
-            simd::store(span.dy + token * C + i, sum, lanes);
+            simd::store(span.dy + token * C + i, weighted_sum<V>(g, C, n, w, 1, i, lanes), lanes);
           });
       for (int64_t t = 0; t < n; ++t) {
         span.dweights[token * n + t] = simd::sum_sweep<V>(
@@ -121,10 +127,7 @@ struct WriteBackward {
         S* out = span.out + (token * n + s) * C;
         simd::sweep<V>(
             C, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-              V sum = simd::load<V>(g + i, lanes) * mix[s * n];
-              for (int64_t t = 1; t < n; ++t)
-                sum += simd::load<V>(g + t * C + i, lanes) * mix[s * n + t];
-              simd::store(out + i, sum, lanes);
+              simd::store(out + i, weighted_sum<V>(g, C, n, mix + s * n, 1, i, lanes), lanes);
             });
         for (int64_t t = 0; t < n; ++t) {
           span.dmix[(token * n + s) * n + t] = simd::sum_sweep<V>(
