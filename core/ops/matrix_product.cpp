@@ -1,6 +1,5 @@
 #include "core/ops/matrix_product.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -40,7 +39,7 @@ Matrix matrix_of(const Tensor& x) {
 }
 
 template <class T>
-void product(const Tensor& to, const Tensor& a_MK, const Tensor& b_KN, bool accumulate) {
+void product(const Tensor& to, const Tensor& a_MK, const Tensor& b_KN) {
   const int64_t M = to.size(0), N = to.size(1), K = a_MK.size(1), height = block_rows(M, N);
   const Matrix a = matrix_of(a_MK), b = matrix_of(b_KN);
   const T* A = a.tensor.const_data_ptr<T>();
@@ -63,16 +62,16 @@ void product(const Tensor& to, const Tensor& a_MK, const Tensor& b_KN, bool accu
       }
       block::gemm(false, b.transposed, rows, columns, depth, from, a.transposed ? kDepth : a.stride,
                   B + (b.transposed ? n * b.stride + k : k * b.stride + n), b.stride,
-                  C + m * ldc + n, ldc, accumulate || k > 0);
+                  C + m * ldc + n, ldc, k > 0);
     }
   });
 }
 
-void own_product(const Tensor& to, const Tensor& a, const Tensor& b, bool accumulate) {
+void own_product(const Tensor& to, const Tensor& a, const Tensor& b) {
   if (a.scalar_type() == at::kFloat) {
-    product<float>(to, a, b, accumulate);
+    product<float>(to, a, b);
   } else {
-    product<double>(to, a, b, accumulate);
+    product<double>(to, a, b);
   }
 }
 
@@ -85,20 +84,14 @@ void matrix_product_out(const Tensor& to, const Tensor& a, const Tensor& b) {
                    (to.stride(1) == 1 || to.size(1) <= 1),
                cat("matrix_product: ", shape_text(a.sizes()), " times ", shape_text(b.sizes()),
                    " into ", shape_text(to.sizes())));
-  if (own_kernel(a)) return own_product(to, a, b, false);
+  if (own_kernel(a)) return own_product(to, a, b);
   Tensor out = to;
   at::mm_out(out, a, b);
 }
 
-Tensor matrix_product(const Tensor& a, const Tensor& b, const Tensor& bias) {
-  using namespace matrix_product_detail;
-  if (bias.defined() && !own_kernel(a)) return at::addmm(bias, a, b);
+Tensor matrix_product(const Tensor& a, const Tensor& b) {
   Tensor to = at::empty({a.size(0), b.size(1)}, a.options());
-  if (bias.defined()) {
-    own_product(to.copy_(bias.expand_as(to)), a, b, true);
-  } else {
-    matrix_product_out(to, a, b);
-  }
+  matrix_product_out(to, a, b);
   return to;
 }
 

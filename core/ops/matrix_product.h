@@ -6,9 +6,8 @@
 
 namespace strata::ops {
 
-// a [M, K] b [K, N], plus `bias` [N] in every row where it is defined; transposed views are read as
-// they lie.
-Tensor matrix_product(const Tensor& a, const Tensor& b, const Tensor& bias = {});
+// a [M, K] b [K, N]; transposed views are read as they lie.
+Tensor matrix_product(const Tensor& a, const Tensor& b);
 // Into `to` [M, N], whose rows are dense: a whole matrix or columns of a wider one.
 void matrix_product_out(const Tensor& to, const Tensor& a, const Tensor& b);
 // One product per matrix: a [L, M, K] b [L, K, N].

@@ -38,14 +38,11 @@ TEST(MatrixProduct, EqualsLibTorch) {
                                   {1, 300, 1},
                                   {70, 1, 33},
                                   {300, 513, 290}}) {
-      const Tensor a = normal({M, K}, "a").to(dtype), b = normal({K, N}, "b").to(dtype),
-                   bias = normal({N}, "bias").to(dtype);
+      const Tensor a = normal({M, K}, "a").to(dtype), b = normal({K, N}, "b").to(dtype);
       const Tensor wanted = at::matmul(a.to(at::kDouble), b.to(at::kDouble));
       for (const Tensor& x : layouts(a)) {
         for (const Tensor& y : layouts(b)) {
-          const std::string what = cat(M, ' ', K, ' ', N);
-          EXPECT_LE(distance(ops::matrix_product(x, y), wanted), bound) << what;
-          EXPECT_LE(distance(ops::matrix_product(x, y, bias), wanted + bias), bound) << what;
+          EXPECT_LE(distance(ops::matrix_product(x, y), wanted), bound) << cat(M, ' ', K, ' ', N);
         }
       }
       Tensor wide = at::ones({M, N + 2}, a.options());
