@@ -27,25 +27,25 @@ class DeltaProductSpec final : public DecoderSpec {
 
   // Chunks of C micro-steps, triangles counted as whole squares.
   double block_flops_per_token(int block, int64_t time) const override {
-    const double d = static_cast<double>(c_.hidden_size);
-    const double mlp = 6 * d * static_cast<double>(c_.ffn_dim());
-    if (c_.attn.has(block)) {
-      const double seen = static_cast<double>(std::min(time, c_.attn.window_size.value_or(time)));
-      return 2 * static_cast<double>(c_.attn.parameters(c_.hidden_size)) + 4 * d * seen + mlp;
-    }
-    const double H = static_cast<double>(c_.num_heads), G = static_cast<double>(c_.value_heads());
-    const double K = static_cast<double>(c_.head_k()), V = static_cast<double>(c_.head_v());
-    const double n = static_cast<double>(c_.steps()), C = static_cast<double>(ops::kDeltaChunk);
-    double linears = 2 * d * (H * K + n * (H * K + G * V) + G * V);
-    if (c_.use_beta) linears += 2 * d * n * G;
-    if (c_.use_forget_gate) linears += 2 * d * G;
-    if (c_.use_output_gate) linears += 2 * d * G * V;
-    if (c_.use_short_conv) {
-      linears += 2 * static_cast<double>(c_.conv_size) * (H * K + n * (H * K + G * V));
-    }
+    const int64_t D = c_.hidden_size, Q = c_.num_heads * c_.head_k(),
+                  values = c_.value_heads() * c_.head_v(), heads = c_.value_heads();
+    const LinearParts& l = c_.parts.linears;
+    const double mlp = l.swiglu_flops("mlp.", D, c_.ffn_dim());
+    if (c_.attn.has(block)) return c_.attn.flops_per_token(c_.hidden_size, time) + mlp;
+    const int64_t steps = c_.steps();
+    double linears = l.cost("attn.q_proj", D, Q) + l.cost("attn.k_proj", D, steps * Q) +
+                     l.cost("attn.v_proj", D, steps * values) + l.cost("attn.o_proj", values, D);
+    if (c_.use_beta) linears += l.cost("attn.b_proj", D, steps * heads);
+    if (c_.use_forget_gate) linears += l.cost("attn.a_proj", D, heads);
+    if (c_.use_output_gate) linears += l.cost("attn.g_proj", D, values);
+    if (c_.use_short_conv)
+      linears += static_cast<double>(c_.conv_size * (Q + steps * (Q + values)));
+    const double G = static_cast<double>(heads), n = static_cast<double>(steps),
+                 K = static_cast<double>(c_.head_k()), V = static_cast<double>(c_.head_v()),
+                 C = static_cast<double>(ops::kDeltaChunk);
     const double mixer = G * (n * (4 * K * V + 4 * C * K + 2 * C * V + 2 * C * C / 3) + 2 * K * V +
                               2 * n * C * (K + V));
-    return linears + mixer + mlp;
+    return 2 * linears + mixer + mlp;
   }
 
   // weight_layout = lists: "attn.k_projs.0.weight", ... for "attn.k_proj.weight".

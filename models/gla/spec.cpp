@@ -26,21 +26,21 @@ class GlaSpec final : public DecoderSpec {
 
   // Chunks of 64 tokens in sub-chunks of 16, lower triangles counted as whole blocks.
   double block_flops_per_token(int block, int64_t time) const override {
-    const double d = static_cast<double>(c_.hidden_size);
-    const double mlp = 6 * d * static_cast<double>(c_.ffn_dim());
-    if (c_.attn.has(block)) {
-      const double seen = static_cast<double>(std::min(time, c_.attn.window_size.value_or(time)));
-      return 2 * static_cast<double>(c_.attn.parameters(c_.hidden_size)) + 4 * d * seen + mlp;
-    }
-    const double H = static_cast<double>(c_.num_heads), G = static_cast<double>(c_.kv_heads()),
-                 K = static_cast<double>(c_.head_k()), V = static_cast<double>(c_.head_v());
-    const double rank = static_cast<double>(GlaConfig::kGateRank);
-    double linears = 2 * d * (H * K + G * K + G * V + H * V + rank) + 2 * rank * G * K;
-    if (c_.use_output_gate) linears += 2 * d * H * V;
-    if (c_.use_short_conv)
-      linears += 2 * static_cast<double>(c_.conv_size) * (H * K + G * K + G * V);
+    const int64_t D = c_.hidden_size, Q = c_.num_heads * c_.head_k(),
+                  keys = c_.kv_heads() * c_.head_k(), values = c_.kv_heads() * c_.head_v(),
+                  out = c_.num_heads * c_.head_v(), rank = GlaConfig::kGateRank;
+    const LinearParts& l = c_.parts.linears;
+    const double mlp = l.swiglu_flops("mlp.", D, c_.ffn_dim());
+    if (c_.attn.has(block)) return c_.attn.flops_per_token(c_.hidden_size, time) + mlp;
+    double linears = l.cost("attn.q_proj", D, Q) + l.cost("attn.k_proj", D, keys) +
+                     l.cost("attn.v_proj", D, values) + l.cost("attn.o_proj", out, D) +
+                     l.cost("attn.gk_proj.0", D, rank) + l.cost("attn.gk_proj.1", rank, keys);
+    if (c_.use_output_gate) linears += l.cost("attn.g_proj", D, out);
+    if (c_.use_short_conv) linears += static_cast<double>(c_.conv_size * (Q + keys + values));
+    const double H = static_cast<double>(c_.num_heads), K = static_cast<double>(c_.head_k()),
+                 V = static_cast<double>(c_.head_v());
     const double mixer = H * (4 * K * V + 2 * 64 * V + 2 * K * 24 + 4 * K * 16);
-    return linears + mixer + mlp;
+    return 2 * linears + mixer + mlp;
   }
 
   ForeignTensor foreign(const std::string& parameter) const override {

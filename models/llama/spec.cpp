@@ -40,10 +40,9 @@ class LlamaSpec final : public DecoderSpec {
                   kv = c_.kv_heads() * c_.head_dim(), F = c_.intermediate_size;
     const LinearParts& l = c_.parts.linears;
     const double linears = l.cost("self_attn.q_proj", d, q) + l.cost("self_attn.k_proj", d, kv) +
-                           l.cost("self_attn.v_proj", d, kv) + l.cost("self_attn.o_proj", q, d) +
-                           l.cost("mlp.gate_proj", d, F) + l.cost("mlp.up_proj", d, F) +
-                           l.cost("mlp.down_proj", F, d);
-    return 2 * linears + 4 * static_cast<double>(q) * static_cast<double>(time);
+                           l.cost("self_attn.v_proj", d, kv) + l.cost("self_attn.o_proj", q, d);
+    return 2 * linears + l.swiglu_flops("mlp.", d, F) +
+           4 * static_cast<double>(q) * static_cast<double>(time);
   }
 
   bool foreign_ignored(const std::string& name) const override {

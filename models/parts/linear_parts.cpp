@@ -57,6 +57,12 @@ double LinearParts::cost(const std::string& name, int64_t in, int64_t out) const
   return kind == "monarch" ? b * q * (p + o) : b * p * o;
 }
 
+double LinearParts::swiglu_flops(const std::string& prefix, int64_t width, int64_t inner) const {
+  return 2 * (cost(cat(prefix, "gate_proj"), width, inner) +
+              cost(cat(prefix, "up_proj"), width, inner) +
+              cost(cat(prefix, "down_proj"), inner, width));
+}
+
 void LinearParts::write(nlohmann::ordered_json& config) const {
   if (!structured()) return;
   config["structured_linear"] = kind == "monarch" ? "MonarchLinear" : "BlockdiagLinear";

@@ -31,6 +31,8 @@ struct LinearParts {
   LinearOptions apply(const std::string& name, LinearOptions options) const;
   // Multiplications of one row with the linear: elements of its weights.
   double cost(const std::string& name, int64_t in, int64_t out) const;
+  // Forward, per token, of the feed-forward layer whose linears begin with `prefix`.
+  double swiglu_flops(const std::string& prefix, int64_t width, int64_t inner) const;
 
   // A target that none of the family's linears is called by is a problem.
   void visit(ConfigVisitor& v, const std::vector<std::string>& names);

@@ -63,6 +63,11 @@ void HybridAttention::visit(ConfigVisitor& v, int64_t hidden_size, int64_t block
   }
 }
 
+double HybridAttention::flops_per_token(int64_t hidden_size, int64_t time) const {
+  const int64_t seen = std::min(time, window_size.value_or(time));
+  return static_cast<double>(2 * parameters(hidden_size) + 4 * hidden_size * seen);
+}
+
 void HybridAttention::write(nlohmann::ordered_json& config) const {
   if (layers.empty()) {
     config["attn"] = nullptr;

@@ -27,6 +27,8 @@ struct HybridAttention {
   bool has(int64_t block) const;
   int64_t kv_heads() const { return num_kv_heads.value_or(num_heads); }
   int64_t parameters(int64_t hidden_size) const;  // of one block's attention
+  // Forward, of one block's attention in texts of `time` tokens; a multiply-add counts 2.
+  double flops_per_token(int64_t hidden_size, int64_t time) const;
 };
 
 // Names q_proj, k_proj, v_proj, o_proj.
