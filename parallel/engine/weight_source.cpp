@@ -89,11 +89,14 @@ class SafetensorsWeights final : public WeightSource {
         const PackedTernary packed(name);
         if (logical.size() == 2 && packed.in(reader_)) {
           wanted.insert({packed.codes, packed.beta});
-          const Shape form{logical[0], (logical[1] + 3) / 4};
-          const Shape& shape = reader_.entry(packed.codes).shape;
-          if (shape != form)
-            problems.push_back(cat("shape       ", packed.codes, ": file has ", shape_text(shape),
-                                   ", model wants ", shape_text(form)));
+          const auto check = [&](const std::string& part, const Shape& wanted_shape) {
+            const Shape& shape = reader_.entry(part).shape;
+            if (shape != wanted_shape)
+              problems.push_back(cat("shape       ", part, ": file has ", shape_text(shape),
+                                     ", model wants ", shape_text(wanted_shape)));
+          };
+          check(packed.codes, {logical[0], (logical[1] + 3) / 4});
+          check(packed.beta, {});
           continue;
         }
         if (!reader_.contains(name)) {

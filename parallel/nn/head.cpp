@@ -93,9 +93,8 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
                         const c10::intrusive_ptr<Setting>& setting, bool need_gradient) {
     const Setting& s = *setting;
     const at::ScalarType wide = accumulate_dtype(x.scalar_type());
-    const bool integers = gain && matrix.scalar_type() == at::kChar &&
-                          ops::multiplies_integers(x, {.codes_OI = matrix}, s.options.bit->rows);
-    const Tensor w = need_gradient || !integers ? matrix.to(x.scalar_type()) : Tensor();
+    const Tensor w = matrix.to(x.scalar_type());
+    const bool ternary = gain && matrix.scalar_type() == at::kChar;
     const int64_t tokens = x.size(0), chunk = std::max<int64_t>(1, s.options.chunk_tokens);
     Tensor loss = at::zeros({}, x.options().dtype(wide)),
            correct = at::zeros({}, x.options().dtype(wide));
@@ -109,6 +108,9 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
     for (int64_t begin = 0; begin < tokens; begin += chunk) {
       const int64_t n = std::min(chunk, tokens - begin);
       Tensor x_c = x.narrow(0, begin, n), t_c = targets.narrow(0, begin, n);
+      // Asked for each chunk: the last one may be too short.
+      const bool integers =
+          ternary && ops::multiplies_integers(x_c, {.codes_OI = matrix}, s.options.bit->rows);
       ops::BitRows rows;
       if (gain) rows = ops::bit_rows(x_c, *gain, s.options.bit->rows, {}, integers);
       Tensor logits = gain ? ops::bit_product(rows, integers ? matrix : w, s.beta, x.scalar_type())
