@@ -35,13 +35,7 @@ struct DistributedOptimizer::Impl {
   double scale = 1;  // 2^k / N of the last step
 
   const UpdateRule& rule_for(const ParamMeta& meta) const {
-    for (const auto& rule : rules) {
-      if (rule->accepts(meta)) return *rule;
-    }
-    std::vector<std::string> names;
-    for (const auto& rule : rules) names.push_back(rule->name());
-    throw ConfigError("optim.name", join(names),
-                      cat("a rule that updates ", meta.name, " ", shape_text(meta.logical)));
+    return *rules.front();
   }
 };
 
@@ -53,9 +47,9 @@ DistributedOptimizer::DistributedOptimizer(ParallelManager& model,
     Impl::Item item{slice, &impl_->rule_for(slice.parameter->meta), {}, {}, Tensor()};
     const at::ScalarType stored = slice.value.scalar_type(), wide = accumulate_dtype(stored);
     const auto on = slice.value.options().dtype(wide);
-    STRATA_CHECK(item.rule->needs(slice.parameter->meta) == UpdateRule::Needs::Slice,
+    STRATA_CHECK(item.rule->needs() == UpdateRule::Needs::Slice,
                  cat(item.rule->name(), ": rules on whole matrices are not part of this version"));
-    item.slots = item.rule->state_slots(slice.parameter->meta, {slice.update.size()}, wide);
+    item.slots = item.rule->state_slots({slice.update.size()}, wide);
     for (const StateSlot& slot : item.slots)
       item.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
     if (stored != wide) item.master = slice.value.to(wide);
@@ -114,14 +108,15 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
   for (Impl::Item& item : self.items) {
     const Parameter& p = *item.slice.parameter;
     const Tensor& weights = item.weights();
-    Tensor grad = item.slice.grad * factor;
-    Tensor delta = at::empty_like(grad);
-    if (!item.rule->update(p.meta, weights, grad, item.state, info, delta)) continue;
-    const double lr = info.lr * p.meta.lr_scale;
-    const double decay = info.decay * item.rule->weight_decay();
-    if (p.meta.weight_decay && decay != 0) weights.mul_(1 - lr * decay);
-    weights.add_(delta, -lr);
-    if (item.master.defined()) item.slice.value.copy_(weights);
+    Piece piece{.name = p.meta.name,
+                .weights = weights,
+                .grad = item.slice.grad,
+                .rounded = item.master.defined() ? item.slice.value : Tensor(),
+                .state = item.state,
+                .grad_scale = factor,
+                .lr = info.lr * p.meta.lr_scale,
+                .decay = p.meta.weight_decay ? info.decay * item.rule->weight_decay() : 0};
+    item.rule->update({&piece, 1}, info.step);
   }
   self.model.weights_changed();
   return report;

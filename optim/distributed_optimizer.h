@@ -20,6 +20,12 @@
 
 namespace strata {
 
+struct StepInfo {
+  int64_t step = 0;  // number of updates applied before this one
+  double lr = 0;     // schedule value at this step, without the parameter's lr_scale
+  double decay = 1;  // factor of the rules' weight decay
+};
+
 struct OptimizerOptions {
   double max_grad_norm = 1.0;  // 0: no clipping
   bool audit = false;          // element count every step; always on the first step

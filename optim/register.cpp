@@ -19,8 +19,4 @@ RuleRegistry rule_registry() {
   return registry;
 }
 
-double UpdateRule::cost(const ParamMeta&, const Shape& shape) const {
-  return static_cast<double>(element_count(shape));
-}
-
 }  // namespace strata

@@ -1,6 +1,6 @@
 #pragma once
-// The mathematics of one parameter's update. A rule knows matrices, never ranks: the
-// DistributedOptimizer gives it the slice or the whole logical matrix it asked for.
+// The mathematics of an update. A rule knows matrices, never ranks: the DistributedOptimizer gives
+// it flat slices of parameters, or whole logical matrices.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -9,22 +9,31 @@
 
 #include "core/registry.h"
 #include "core/tensor.h"
-#include "parallel/nn/parameter.h"
 
 namespace strata {
 
 class ConfigVisitor;
 
-struct StepInfo {
-  int64_t step = 0;  // number of updates applied before this one
-  double lr = 0;     // schedule value at this step, without the parameter's lr_scale
-  double decay = 1;  // factor of the rule's weight decay
-};
-
+// What of the optimizer's memory belongs to a piece.
 struct StateSlot {
-  std::string name;  // "m", "v", "momentum": path /optim/<parameter>/<name>
+  std::string name;  // "m", "momentum", "Q_L": path /optim/<parameter>/<name>
   Shape shape;
   at::ScalarType dtype;
+  // Element i belongs to element i of the weights (momentum): cut and stored as they are. Otherwise
+  // it belongs to the logical matrix as a whole (a basis of its columns) and is never cut.
+  bool of_weights = true;
+};
+
+// What a rule updates at a time.
+struct Piece {
+  std::string_view name;   // of the parameter, for messages
+  Tensor weights;          // [n], or [rows, cols] of a logical matrix; fp32 or fp64, contiguous
+  Tensor grad;             // the same shape and type, as it was summed
+  Tensor rounded;          // 16-bit copy of the weights to be written too; may be undefined
+  std::span<Tensor> state;  // in the order of state_slots
+  double grad_scale = 1;   // gradients are to be multiplied by this first: mean and clipping
+  double lr = 0;           // of this step and parameter
+  double decay = 0;        // weight decay coefficient of this step and parameter
 };
 
 class UpdateRule {
@@ -32,21 +41,22 @@ class UpdateRule {
   enum class Needs { Slice, Matrix };  // any flat piece of a tensor; or the whole logical matrix
   virtual ~UpdateRule() = default;
   virtual std::string name() const = 0;
-  virtual bool accepts(const ParamMeta& meta) const = 0;
-  virtual Needs needs(const ParamMeta& meta) const = 0;
-  // State of a piece of `shape` whose masters have type `dtype`; zero initialised.
-  virtual std::vector<StateSlot> state_slots(const ParamMeta& meta, const Shape& shape,
-                                             at::ScalarType dtype) const = 0;
-  // Fills `delta` (shape and dtype of param) with the direction, without learning rate and decay;
-  // false: no update this step. param and grad in the accumulate dtype, the gradient already scaled
-  // and clipped.
-  virtual bool update(const ParamMeta& meta, const Tensor& param, const Tensor& grad,
-                      std::span<Tensor> state, const StepInfo& info, Tensor& delta) const = 0;
-  // Weight decay coefficient; W -= lr * decay * W before the update (decoupled).
-  virtual double weight_decay() const = 0;
-  // Relative cost of one update, for balancing owners.
-  virtual double cost(const ParamMeta& meta, const Shape& shape) const;
+  virtual Needs needs() const = 0;
+  virtual double weight_decay() const = 0;  // coefficient, before schedules and exceptions
+  // State of a piece of `shape` whose weights have type `dtype`; begins as zeros.
+  virtual std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const = 0;
+  // Updates weights (and `rounded`) of every piece. updates: how many the state has seen before
+  // this one; all pieces agree. The pieces are independent: a rule may take those of equal shape
+  // together. Any order of pieces gives the same bits.
+  virtual void update(std::span<Piece> pieces, int64_t updates) const = 0;
+  // Relative cost of an update, for balancing owners: flops of an average step, in [rows, cols].
+  virtual double cost(int64_t rows, int64_t cols) const;
 };
+
+// W <- (1 - lr decay) W - lr direction, the way of most rules (decoupled decay), then `rounded`.
+// after: W <- W - lr direction, then W <- (1 - lr decay) W, as GaLore's and SOAP's authors do.
+enum class DecayOrder { Before, After };
+void apply_direction(Piece& piece, const Tensor& direction, DecayOrder order = DecayOrder::Before);
 
 using RuleRegistry = Registry<UpdateRule, ConfigVisitor&>;
 // Rules that exist, by optim.name. The visitor reads the rule's keys in the current section

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty_like.h>
 
 #include <cmath>
 
@@ -50,28 +51,30 @@ class AdamW final : public UpdateRule {
  public:
   explicit AdamW(const AdamWConfig& config) : c_(config) {}
   std::string name() const override { return "adamw"; }
-  bool accepts(const ParamMeta&) const override { return true; }
-  Needs needs(const ParamMeta&) const override { return Needs::Slice; }
+  Needs needs() const override { return Needs::Slice; }
   double weight_decay() const override { return c_.weight_decay; }
-  std::vector<StateSlot> state_slots(const ParamMeta&, const Shape& shape,
-                                     at::ScalarType dtype) const override {
+  std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const override {
     return {{"m", shape, dtype}, {"v", shape, dtype}};
   }
-  bool update(const ParamMeta&, const Tensor&, const Tensor& grad, std::span<Tensor> state,
-              const StepInfo& info, Tensor& delta) const override {
-    const int64_t t = info.step + 1;
-    if (!grad.is_cpu()) {
-      composite(grad, state[0], state[1], delta, t);
-    } else if (grad.scalar_type() == at::kDouble) {
-      run<double>(c_, grad, state[0], state[1], delta, t);
-    } else {
-      STRATA_CHECK(grad.scalar_type() == at::kFloat, "adamw updates fp32 or fp64 masters");
-      run<float>(c_, grad, state[0], state[1], delta, t);
-    }
-    return true;
+  void update(std::span<Piece> pieces, int64_t updates) const override {
+    for (Piece& piece : pieces) update_one(piece, updates + 1);
   }
 
  private:
+  void update_one(Piece& piece, int64_t t) const {
+    const Tensor grad = piece.grad * piece.grad_scale;
+    Tensor delta = at::empty_like(grad);
+    if (!grad.is_cpu()) {
+      composite(grad, piece.state[0], piece.state[1], delta, t);
+    } else if (grad.scalar_type() == at::kDouble) {
+      run<double>(c_, grad, piece.state[0], piece.state[1], delta, t);
+    } else {
+      STRATA_CHECK(grad.scalar_type() == at::kFloat, "adamw updates fp32 or fp64 masters");
+      run<float>(c_, grad, piece.state[0], piece.state[1], delta, t);
+    }
+    apply_direction(piece, delta);
+  }
+
   void composite(const Tensor& grad, Tensor& m, Tensor& v, Tensor& delta, int64_t t) const {
     m.lerp_(grad, 1 - c_.beta1);
     v.mul_(c_.beta2).addcmul_(grad, grad, 1 - c_.beta2);

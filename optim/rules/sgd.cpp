@@ -1,5 +1,7 @@
 #include "optim/rules/sgd.h"
 
+#include <ATen/TensorOperators.h>
+
 #include "core/config/visitor.h"
 
 namespace strata {
@@ -16,25 +18,22 @@ class Sgd final : public UpdateRule {
  public:
   explicit Sgd(const SgdConfig& config) : c_(config) {}
   std::string name() const override { return "sgd"; }
-  bool accepts(const ParamMeta&) const override { return true; }
-  Needs needs(const ParamMeta&) const override { return Needs::Slice; }
+  Needs needs() const override { return Needs::Slice; }
   double weight_decay() const override { return c_.weight_decay; }
-  std::vector<StateSlot> state_slots(const ParamMeta&, const Shape& shape,
-                                     at::ScalarType dtype) const override {
+  std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const override {
     if (c_.momentum == 0) return {};
     return {{"momentum", shape, dtype}};
   }
-  bool update(const ParamMeta&, const Tensor&, const Tensor& grad, std::span<Tensor> state,
-              const StepInfo&, Tensor& delta) const override {
-    if (c_.momentum == 0) {
-      delta.copy_(grad);
-      return true;
+  void update(std::span<Piece> pieces, int64_t) const override {
+    for (Piece& piece : pieces) {
+      Tensor direction = piece.grad * piece.grad_scale;
+      if (c_.momentum != 0) {
+        Tensor& m = piece.state[0];
+        m.mul_(c_.momentum).add_(direction);
+        direction = c_.nesterov ? direction.add(m, c_.momentum) : m;
+      }
+      apply_direction(piece, direction);
     }
-    Tensor& m = state[0];
-    m.mul_(c_.momentum).add_(grad);
-    delta.copy_(m);
-    if (c_.nesterov) delta.mul_(c_.momentum).add_(grad);
-    return true;
   }
 
  private:

@@ -22,16 +22,13 @@ Tensor four(const std::array<double, 4>& v) {
 // One update as the DistributedOptimizer does it.
 void apply(const UpdateRule& rule, Tensor& w, const Tensor& g, std::vector<Tensor>& state,
            int64_t step, double lr) {
-  ParamMeta meta;
   if (state.empty()) {
-    for (const StateSlot& slot : rule.state_slots(meta, w.sizes().vec(), w.scalar_type())) {
+    for (const StateSlot& slot : rule.state_slots(w.sizes().vec(), w.scalar_type())) {
       state.push_back(at::zeros(slot.shape, w.options().dtype(slot.dtype)));
     }
   }
-  Tensor delta = at::empty_like(w);
-  if (!rule.update(meta, w, g, state, {step, lr}, delta)) return;
-  w.mul_(1 - lr * rule.weight_decay());
-  w.add_(delta, -lr);
+  Piece piece{.weights = w, .grad = g, .state = state, .lr = lr, .decay = rule.weight_decay()};
+  rule.update({&piece, 1}, step);
 }
 
 const std::array<double, 4> kStart{.5, -.25, .1, .3};

@@ -1,0 +1,19 @@
+#include "optim/update_rule.h"
+
+#include <ATen/TensorOperators.h>
+
+namespace strata {
+
+double UpdateRule::cost(int64_t rows, int64_t cols) const {
+  return static_cast<double>(rows) * static_cast<double>(cols);
+}
+
+void apply_direction(Piece& piece, const Tensor& direction, DecayOrder order) {
+  const double keep = 1 - piece.lr * piece.decay;
+  if (order == DecayOrder::Before && keep != 1) piece.weights.mul_(keep);
+  piece.weights.add_(direction, -piece.lr);
+  if (order == DecayOrder::After && keep != 1) piece.weights.mul_(keep);
+  if (piece.rounded.defined()) piece.rounded.copy_(piece.weights);
+}
+
+}  // namespace strata
