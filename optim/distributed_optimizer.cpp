@@ -34,9 +34,7 @@ struct DistributedOptimizer::Impl {
   bool audited = false;
   double scale = 1;  // 2^k / N of the last step
 
-  const UpdateRule& rule_for(const ParamMeta& meta) const {
-    return *rules.front();
-  }
+  const UpdateRule& rule_for(const ParamMeta& meta) const { return *rules.front(); }
 };
 
 DistributedOptimizer::DistributedOptimizer(ParallelManager& model,

@@ -26,14 +26,14 @@ struct StateSlot {
 
 // What a rule updates at a time.
 struct Piece {
-  std::string_view name;   // of the parameter, for messages
-  Tensor weights;          // [n], or [rows, cols] of a logical matrix; fp32 or fp64, contiguous
-  Tensor grad;             // the same shape and type, as it was summed
-  Tensor rounded;          // 16-bit copy of the weights to be written too; may be undefined
+  std::string_view name;    // of the parameter, for messages
+  Tensor weights;           // [n], or [rows, cols] of a logical matrix; fp32 or fp64, contiguous
+  Tensor grad;              // the same shape and type, as it was summed
+  Tensor rounded;           // 16-bit copy of the weights to be written too; may be undefined
   std::span<Tensor> state;  // in the order of state_slots
-  double grad_scale = 1;   // gradients are to be multiplied by this first: mean and clipping
-  double lr = 0;           // of this step and parameter
-  double decay = 0;        // weight decay coefficient of this step and parameter
+  double grad_scale = 1;    // gradients are to be multiplied by this first: mean and clipping
+  double lr = 0;            // of this step and parameter
+  double decay = 0;         // weight decay coefficient of this step and parameter
 };
 
 class UpdateRule {

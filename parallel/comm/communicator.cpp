@@ -176,6 +176,59 @@ Work Communicator::reduce_scatter(const Tensor& out, const Tensor& in, Site site
   });
 }
 
+void Communicator::check_borders(const char* op, const Tensor& whole,
+                                 std::span<const int64_t> borders) const {
+  check_tensor(op, "whole", whole);
+  const auto wrong = [&](const std::string& what) {
+    return cat("communicator ", name_, ": ", op, ": ", what);
+  };
+  STRATA_CHECK(whole.dim() == 1, wrong(cat("whole ", shape_text(whole.sizes()), " is not flat")));
+  STRATA_CHECK(borders.size() == ranks_.size() + 1,
+               wrong(cat(borders.size(), " borders for ", size(), " parts")));
+  STRATA_CHECK(std::is_sorted(borders.begin(), borders.end()) && borders.front() == 0 &&
+                   borders.back() == whole.numel(),
+               wrong(cat("borders do not cut 0..", whole.numel())));
+}
+
+Work Communicator::reduce_scatter_parts(const Tensor& out, const Tensor& whole,
+                                        std::span<const int64_t> borders, Site site) {
+  check_borders("reduce_scatter_parts", whole, borders);
+  check_tensor("reduce_scatter_parts", "out", out);
+  const int64_t mine = borders[rank_ + 1] - borders[rank_];
+  const Tensor own = whole.narrow(0, borders[rank_], mine);
+  STRATA_CHECK(out.dim() == 1 && out.numel() == mine && out.scalar_type() == whole.scalar_type() &&
+                   out.device() == whole.device() &&
+                   communicator_detail::reducible(whole.scalar_type()),
+               cat("communicator ", name_, ": reduce_scatter_parts: out ", shape_text(out.sizes()),
+                   " is not a part of ", mine, " elements of ", dtype_name(whole.scalar_type())));
+  const bool in_place = mine == 0 || out.is_meta() || out.data_ptr() == own.data_ptr();
+  STRATA_CHECK(in_place || !communicator_detail::bad_overlap(whole, out, 0, false),
+               cat("communicator ", name_,
+                   ": reduce_scatter_parts: out overlaps whole and is not this rank's part of it"));
+  CommOperation operation{.op = CommOp::ReduceScatter,
+                          .dtype = whole.scalar_type(),
+                          .reduce = 1,
+                          .count = whole.numel(),
+                          .site = site};
+  return issue(operation, whole.numel() == 0, [&] {
+    if (size() > 1) return do_reduce_scatter_parts(out, whole, borders);
+    if (!in_place) out.copy_(own);
+    return Work();
+  });
+}
+
+Work Communicator::all_gather_parts(const Tensor& whole, std::span<const int64_t> borders,
+                                    Site site) {
+  check_borders("all_gather_parts", whole, borders);
+  CommOperation operation{.op = CommOp::AllGather,
+                          .dtype = whole.scalar_type(),
+                          .reduce = 1,
+                          .count = whole.numel(),
+                          .site = site};
+  return issue(operation, size() == 1 || whole.numel() == 0,
+               [&] { return do_all_gather_parts(whole, borders); });
+}
+
 Work Communicator::all_to_all(const Tensor& out, const Tensor& in, Site site) {
   check_pair("all_to_all", out, in, 1, 1);
   STRATA_CHECK(!communicator_detail::bad_overlap(out, in, 0, size() == 1),

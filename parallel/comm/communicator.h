@@ -53,6 +53,13 @@ class Communicator {
                   Site site = {});  // out: dim 0 is size() times that of in
   Work reduce_scatter(const Tensor& out, const Tensor& in,
                       Site site = {});  // sums; in: dim 0 is size() times that of out
+  // The same with parts of any length of a flat tensor: rank r's is [borders[r], borders[r + 1]).
+  // borders: size() + 1 numbers from 0 to whole.numel(), not decreasing, alike on all members.
+  // reduce_scatter_parts: out may be this rank's part of whole; what the others' parts hold
+  // afterwards is undefined where it is. all_gather_parts: this rank's part is in place.
+  Work reduce_scatter_parts(const Tensor& out, const Tensor& whole,
+                            std::span<const int64_t> borders, Site site = {});
+  Work all_gather_parts(const Tensor& whole, std::span<const int64_t> borders, Site site = {});
   Work all_to_all(const Tensor& out, const Tensor& in, Site site = {});  // equal blocks of dim 0
   Work broadcast(const Tensor& inout, int root, Site site = {});
   // One group of sends and receives that cannot block each other. Only the ranks involved call it;
@@ -95,6 +102,9 @@ class Communicator {
   virtual Work do_all_reduce(const Tensor& inout, ReduceOp op) = 0;
   virtual Work do_all_gather(const Tensor& out, const Tensor& in) = 0;
   virtual Work do_reduce_scatter(const Tensor& out, const Tensor& in) = 0;
+  virtual Work do_reduce_scatter_parts(const Tensor& out, const Tensor& whole,
+                                       std::span<const int64_t> borders) = 0;
+  virtual Work do_all_gather_parts(const Tensor& whole, std::span<const int64_t> borders) = 0;
   virtual Work do_all_to_all(const Tensor& out, const Tensor& in) = 0;
   virtual Work do_broadcast(const Tensor& inout, int root) = 0;
   virtual Work do_exchange(std::span<const Transfer> transfers) = 0;
@@ -118,6 +128,7 @@ class Communicator {
   void check_tensor(const char* op, const char* what, const Tensor& tensor) const;
   void check_pair(const char* op, const Tensor& out, const Tensor& in, int64_t out_times,
                   int64_t in_times) const;
+  void check_borders(const char* op, const Tensor& whole, std::span<const int64_t> borders) const;
 
   std::vector<int> ranks_;
   int rank_;

@@ -58,6 +58,19 @@ class MpiCommunicator final : public Communicator {
   Work do_reduce_scatter(const Tensor& out, const Tensor& in) override {
     return two_tensors(out, in);
   }
+  Work do_reduce_scatter_parts(const Tensor& out, const Tensor& whole,
+                               std::span<const int64_t> borders) override {
+    return two_tensors(out, whole, borders);
+  }
+  Work do_all_gather_parts(const Tensor& whole, std::span<const int64_t> borders) override {
+    const int64_t begin = borders[rank()];
+    if (whole.is_cpu())
+      return two_tensors(whole, whole.narrow(0, begin, borders[rank() + 1] - begin), borders);
+    const Tensor host = whole.to(at::kCPU);
+    two_tensors(host, host.narrow(0, begin, borders[rank() + 1] - begin), borders).wait();
+    whole.copy_(host);
+    return Work();
+  }
   Work do_all_to_all(const Tensor& out, const Tensor& in) override { return two_tensors(out, in); }
   Work do_broadcast(const Tensor& inout, int root) override {
     return on_host(inout, {}, [&](const Tensor& out, const Tensor&) {
@@ -91,9 +104,12 @@ class MpiCommunicator final : public Communicator {
                         : make_message_task(group_, std::move(call));
     return job_->engine->submit(std::move(task), queue_, op_log(), operation);
   }
-  Work two_tensors(const Tensor& out, const Tensor& in) {
+  Work two_tensors(const Tensor& out, const Tensor& in, std::span<const int64_t> borders = {}) {
     return on_host(out, in, [&](const Tensor& host_out, const Tensor& host_in) {
-      return start({.operation = current(), .out = host_out, .in = host_in});
+      return start({.operation = current(),
+                    .out = host_out,
+                    .in = host_in,
+                    .borders = {borders.begin(), borders.end()}});
     });
   }
 

@@ -196,28 +196,38 @@ class MessageTask final : public PhasedTask<MpiTask> {
 
   // Phase r brings round r and sums round r - 1.
   bool reduce_scatter(int64_t index) {
-    const int64_t block = in_bytes_ / n_,
-                  round = std::max(kRoundBytes / n_ / item_, int64_t{1}) * item_;
-    const auto length = [&](int64_t r) { return std::min(round, block - r * round); };
-    if (index > 0) {
+    const int64_t round = std::max(kRoundBytes / n_ / item_, int64_t{1}) * item_;
+    const auto length = [&](int64_t step, int r) {
+      return std::clamp<int64_t>(part(r) - step * round, 0, round);
+    };
+    int64_t longest = 0;
+    for (int r = 0; r < n_; ++r) longest = std::max(longest, part(r));
+    if (index > 0 && length(index - 1, me_) > 0) {
       const int64_t at = (index - 1) * round;
-      sum(round, in_ + me_ * block + at, out_ + at, length(index - 1) / item_);
+      sum(round, in_ + offset(me_) + at, out_ + at, length(index - 1, me_) / item_);
     }
     const int64_t at = index * round;
-    if (at >= block) return true;
+    if (at >= longest) return true;
     reserve_inbox(round);
-    for_peers([&](int r) { requests_.receive(inbox(r, round), length(index), r); });
-    for_peers([&](int r) { requests_.send(in_ + r * block + at, length(index), r); });
+    for_peers([&](int r) { requests_.receive(inbox(r, round), length(index, me_), r); });
+    for_peers([&](int r) { requests_.send(in_ + offset(r) + at, length(index, r), r); });
     return false;
   }
 
   bool all_gather() {
-    for_peers([&](int r) { requests_.receive(out_ + r * in_bytes_, in_bytes_, r); });
+    for_peers([&](int r) { requests_.receive(out_ + offset(r), part(r), r); });
     for_peers([&](int r) { requests_.send(in_, in_bytes_, r); });
-    if (out_ + me_ * in_bytes_ != in_)
-      std::memcpy(out_ + me_ * in_bytes_, in_, static_cast<size_t>(in_bytes_));
+    if (in_bytes_ > 0 && out_ + offset(me_) != in_)
+      std::memcpy(out_ + offset(me_), in_, static_cast<size_t>(in_bytes_));
     return true;
   }
+
+  // Bytes: where rank r's part begins in the large tensor, and how long it is.
+  int64_t offset(int r) const {
+    if (!call_.borders.empty()) return call_.borders[r] * item_;
+    return r * (call_.operation.op == CommOp::AllGather ? in_bytes_ : in_bytes_ / n_);
+  }
+  int64_t part(int r) const { return offset(r + 1) - offset(r); }
 
   bool all_to_all() {
     const int64_t block = in_bytes_ / n_;

@@ -92,6 +92,7 @@ class SharedGroup {
 struct SharedCall {
   CommOperation operation;
   Tensor out = {}, in = {};
+  std::vector<int64_t> borders = {};  // elements: parts of unequal length; empty: equal ones
   ReduceOp reduce = ReduceOp::Sum;
   int root = 0;
 };

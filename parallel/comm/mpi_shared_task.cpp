@@ -91,7 +91,8 @@ class SharedTask final : public MpiTask {
         break;
       }
       case CommOp::AllGather:
-        block_ = in_bytes_;
+        set_parts(in_bytes_);
+        if (parts_in_place()) in_ = out_ + offsets_[me_];
         chunk_ = half;
         break;
       case CommOp::Broadcast:
@@ -100,7 +101,7 @@ class SharedTask final : public MpiTask {
         break;
       case CommOp::ReduceScatter:
       case CommOp::AllToAll:
-        block_ = in_bytes_ / n_;
+        set_parts(in_bytes_ / n_);
         chunk_ = half / (n_ - 1) / mpi_shared_task_detail::kLine * mpi_shared_task_detail::kLine;
         break;
       default:
@@ -110,6 +111,17 @@ class SharedTask final : public MpiTask {
     chunks_ = mpi_shared_task_detail::ceil_div(block_, chunk_);
   }
 
+  // Where every rank's part lies in the large tensor; block_ is the longest.
+  void set_parts(int64_t equal) {
+    offsets_.resize(n_ + 1);
+    for (int r = 0; r <= n_; ++r)
+      offsets_[r] = call_.borders.empty() ? r * equal : call_.borders[r] * item_;
+    for (int r = 0; r < n_; ++r) block_ = std::max(block_, length(r));
+  }
+  int64_t length(int r) const { return offsets_[r + 1] - offsets_[r]; }
+  // Unequal parts are gathered where they are; an empty one has no address of its own.
+  bool parts_in_place() const { return op_ == CommOp::AllGather && !call_.borders.empty(); }
+
   // Both ways of an all_reduce wait twice, so the direct one wins as soon as the small one ends.
   int64_t direct_from() const {
     return op_ == CommOp::AllReduce ? mpi_shared_task_detail::kSmallAllReduceBytes
@@ -118,8 +130,12 @@ class SharedTask final : public MpiTask {
 
   void begin() {
     SharedGroup::Descriptor descriptor{call_.operation.signature, 0, 0};
-    if (in_bytes_ > direct_from()) {
-      const SharedSegment* segment = g_->find(in_, static_cast<size_t>(in_bytes_));
+    // Alike on all ranks, also where their parts differ in length.
+    const int64_t size = op_ == CommOp::AllGather ? block_ : in_bytes_;
+    if (size > direct_from()) {
+      const SharedSegment* segment = parts_in_place()
+                                         ? g_->find(out_, call_.out.nbytes())
+                                         : g_->find(in_, static_cast<size_t>(in_bytes_));
       if (segment) {
         bases_ = segment->blocks_of(g_->job_ranks());
         if (!bases_.empty()) {
@@ -130,8 +146,8 @@ class SharedTask final : public MpiTask {
     }
     shared_ = descriptor.segment != 0;
     g_->describe(descriptor, call_.operation);
-    if (op_ == CommOp::AllGather) copy_own(out_ + me_ * block_, in_, block_);
-    if (op_ == CommOp::AllToAll) copy_own(out_ + me_ * block_, in_ + me_ * block_, block_);
+    if (op_ == CommOp::AllGather) copy_own(out_ + offsets_[me_], in_, length(me_));
+    if (op_ == CommOp::AllToAll) copy_own(out_ + offsets_[me_], in_ + offsets_[me_], length(me_));
     if (small_) {
       std::memcpy(g_->own_half(), in_, static_cast<size_t>(in_bytes_));
     } else if (!shared_) {
@@ -172,14 +188,14 @@ class SharedTask final : public MpiTask {
         return false;
       }
       case CommOp::ReduceScatter:
-        gather_sources([&](int r) { return peers_[r] + me_ * block_; });
-        reduce_into_out(0, block_);
+        gather_sources([&](int r) { return peers_[r] + offsets_[me_]; });
+        reduce_into_out(0, length(me_));
         return false;
       case CommOp::AllGather:
-        for_peers([&](int r) { copy(out_ + r * block_, peers_[r], block_); });
+        for_peers([&](int r) { copy(out_ + offsets_[r], peers_[r], length(r)); });
         return false;
       case CommOp::AllToAll:
-        for_peers([&](int r) { copy(out_ + r * block_, peers_[r] + me_ * block_, block_); });
+        for_peers([&](int r) { copy(out_ + offsets_[r], peers_[r] + offsets_[me_], length(r)); });
         return false;
       case CommOp::Broadcast:
         if (me_ != call_.root) copy(out_, peers_[call_.root], block_);
@@ -215,6 +231,10 @@ class SharedTask final : public MpiTask {
 
   bool inside(int64_t chunk) const { return chunk >= 0 && chunk < chunks_; }
   int64_t chunk_bytes(int64_t chunk) const { return std::min(chunk_, block_ - chunk * chunk_); }
+  // The same of one rank's part.
+  int64_t chunk_bytes(int64_t chunk, int r) const {
+    return std::clamp<int64_t>(length(r) - chunk * chunk_, 0, chunk_);
+  }
 
   // This rank's own contribution to a chunk, into its arena.
   void write_chunk(int64_t chunk) {
@@ -230,13 +250,15 @@ class SharedTask final : public MpiTask {
         });
         break;
       case CommOp::AllGather:
-        copy(half, in_ + at, bytes);
+        copy(half, in_ + at, chunk_bytes(chunk, me_));
         break;
       case CommOp::Broadcast:
         if (me_ == call_.root) copy(half, in_ + at, bytes);
         break;
       default:
-        for_peers([&](int r) { copy(half + slot(me_, r) * chunk_, in_ + r * block_ + at, bytes); });
+        for_peers([&](int r) {
+          copy(half + slot(me_, r) * chunk_, in_ + offsets_[r] + at, chunk_bytes(chunk, r));
+        });
     }
   }
 
@@ -246,21 +268,22 @@ class SharedTask final : public MpiTask {
     const int64_t at = chunk * chunk_, bytes = chunk_bytes(chunk);
     switch (op_) {
       case CommOp::AllGather:
-        for_peers([&](int r) { copy(out_ + r * block_ + at, g_->half(r), bytes); });
+        for_peers(
+            [&](int r) { copy(out_ + offsets_[r] + at, g_->half(r), chunk_bytes(chunk, r)); });
         break;
       case CommOp::Broadcast:
         if (me_ != call_.root) copy(out_ + at, g_->half(call_.root), bytes);
         break;
       case CommOp::AllToAll:
         for_peers([&](int r) {
-          copy(out_ + r * block_ + at, g_->half(r) + slot(r, me_) * chunk_, bytes);
+          copy(out_ + offsets_[r] + at, g_->half(r) + slot(r, me_) * chunk_, chunk_bytes(chunk, r));
         });
         break;
       default:
         gather_sources([&](int r) {
-          return r == me_ ? in_ + me_ * block_ + at : g_->half(r) + slot(r, me_) * chunk_;
+          return r == me_ ? in_ + offsets_[me_] + at : g_->half(r) + slot(r, me_) * chunk_;
         });
-        reduce_into_out(at, bytes);
+        reduce_into_out(at, chunk_bytes(chunk, me_));
     }
   }
 
@@ -303,7 +326,7 @@ class SharedTask final : public MpiTask {
   }
   void reduce_into_out(int64_t at, int64_t bytes) {
     void* to[1] = {out_ + at};
-    tree_reduce(dtype_, ReduceOp::Sum, sources_.data(), n_, to, 1, bytes / item_);
+    if (bytes > 0) tree_reduce(dtype_, ReduceOp::Sum, sources_.data(), n_, to, 1, bytes / item_);
   }
   static void copy(char* to, const char* from, int64_t bytes) {
     if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
@@ -322,6 +345,7 @@ class SharedTask final : public MpiTask {
   char *in_ = nullptr, *out_ = nullptr;
   int64_t block_ = 0, chunk_ = 1,
           chunks_ = 0;  // bytes of one rank's block (all_reduce: of the tensor), of a chunk; number
+  std::vector<int64_t> offsets_;  // bytes, n_ + 1: of the ranks' parts in the large tensor
   int64_t step_ = 0, first_step_ = 0;
   bool small_ = false, shared_ = false, direct_ = false;
   std::vector<char*> bases_, peers_;

@@ -267,6 +267,44 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
+  Work do_reduce_scatter_parts(const Tensor& out, const Tensor& whole,
+                               std::span<const int64_t> borders) override {
+    if (whole.is_cpu())
+      return on_host(bootstrap_.reduce_scatter_parts(out, whole, borders, current().site));
+    return launch({out, whole}, [&](cudaStream_t stream) {
+      const auto type = nccl_communicator_detail::data_type(whole.scalar_type());
+      const auto sum = nccl_communicator_detail::reduce_op(ReduceOp::Sum, whole.scalar_type());
+      return group([&] {
+        for (int r = 0; r < size(); ++r) {
+          const auto count = static_cast<size_t>(borders[r + 1] - borders[r]);
+          if (count == 0) continue;
+          const char* from = static_cast<const char*>(whole.const_data_ptr()) +
+                             static_cast<size_t>(borders[r]) * whole.element_size();
+          handle_->check(ncclReduce(from, r == rank() ? out.data_ptr() : nullptr, count, type, sum,
+                                    r, handle_->get(), stream),
+                         "reduce");
+        }
+      });
+    });
+  }
+
+  Work do_all_gather_parts(const Tensor& whole, std::span<const int64_t> borders) override {
+    if (whole.is_cpu()) return on_host(bootstrap_.all_gather_parts(whole, borders, current().site));
+    return launch({whole}, [&](cudaStream_t stream) {
+      return group([&] {
+        for (int r = 0; r < size(); ++r) {
+          const auto bytes =
+              static_cast<size_t>(borders[r + 1] - borders[r]) * whole.element_size();
+          if (bytes == 0) continue;
+          char* part = static_cast<char*>(whole.data_ptr()) +
+                       static_cast<size_t>(borders[r]) * whole.element_size();
+          handle_->check(ncclBroadcast(part, part, bytes, ncclUint8, r, handle_->get(), stream),
+                         "broadcast");
+        }
+      });
+    });
+  }
+
   Work do_all_to_all(const Tensor& out, const Tensor& in) override {
     if (in.is_cpu()) return on_host(bootstrap_.all_to_all(out, in, current().site));
     return launch({out, in}, [&](cudaStream_t stream) {

@@ -37,6 +37,17 @@ class NullCommunicator final : public Communicator {
     if (part.is_meta() || part.data_ptr() != out.data_ptr()) out.copy_(part);
     return done();
   }
+  Work do_reduce_scatter_parts(const Tensor& out, const Tensor& whole,
+                               std::span<const int64_t> borders) override {
+    const Tensor part = whole.narrow(0, borders[rank()], out.numel());
+    if (part.is_meta() || part.data_ptr() != out.data_ptr()) out.copy_(part);
+    return done();
+  }
+  Work do_all_gather_parts(const Tensor& whole, std::span<const int64_t> borders) override {
+    whole.narrow(0, 0, borders[rank()]).zero_();
+    whole.narrow(0, borders[rank() + 1], whole.numel() - borders[rank() + 1]).zero_();
+    return done();
+  }
   Work do_all_to_all(const Tensor& out, const Tensor& in) override {
     for (int r = 0; r < size(); ++r) {
       Tensor part = block(out, r);

@@ -122,6 +122,37 @@ TEST_P(BackendConformance, ReduceScatterSumsInTreeOrder) {
   }
 }
 
+// Rank 0 owns nothing, the others more and more.
+TEST_P(BackendConformance, PartsOfAnyLength) {
+  for (const auto dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    for (const int64_t total : counts_for(dtype)) {
+      std::vector<int64_t> borders(static_cast<size_t>(n()) + 1, 0);
+      for (int r = 1; r <= n(); ++r)
+        borders[static_cast<size_t>(r)] = r == n() ? total : total * r * (r - 1) / (n() * n());
+      const int64_t begin = borders[static_cast<size_t>(me())],
+                    mine = borders[static_cast<size_t>(me()) + 1] - begin;
+      const auto inputs = make_inputs(dtype, total, n(), 7);
+      const Tensor sum = tree_reference(inputs);
+      for (const Place place : kPlaces) {
+        const Tensor whole = put(place, inputs[me()]);
+        const Tensor out = at::empty({mine}, whole.options());
+        comm_->reduce_scatter_parts(out, whole, borders).wait();
+        EXPECT_TRUE(same_bits(out, sum.narrow(0, begin, mine)))
+            << dtype_name(dtype) << " x " << total;
+        const Tensor part = whole.narrow(0, begin, mine);
+        comm_->reduce_scatter_parts(part, whole, borders).wait();
+        EXPECT_TRUE(same_bits(part, sum.narrow(0, begin, mine)))
+            << dtype_name(dtype) << " x " << total << " in place";
+        comm_->all_gather_parts(whole, borders).wait();
+        EXPECT_TRUE(same_bits(whole, sum)) << dtype_name(dtype) << " x " << total << " gathered";
+      }
+    }
+  }
+  const Tensor whole = at::zeros({4});
+  EXPECT_THROW((void)comm_->all_gather_parts(whole, std::vector<int64_t>(n() + 1, 0)),
+               InternalError);
+}
+
 TEST_P(BackendConformance, AllGather) {
   for (const auto dtype :
        {at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kByte, at::kBool}) {
