@@ -87,9 +87,8 @@ void run(const Arguments& a, std::unique_ptr<Communicator> job) {
   auto source = make_initial_weights(1);
   manager->load_weights(*source);
   ConfigReader defaults;
-  std::vector<std::unique_ptr<UpdateRule>> rules;
-  rules.push_back(rule_registry().make("adamw", defaults));
-  DistributedOptimizer optimizer(*manager, std::move(rules), {});
+  const auto rules = std::make_shared<const RuleSet>(rule_registry().make("adamw", defaults));
+  DistributedOptimizer optimizer(*manager, rules, {});
   optimizer.load_masters(*source);
 
   Batch batch;

@@ -275,18 +275,17 @@ class Verification {
       report_.compare("trace.final_param_norm", final_norm, *trace.final_param_norm);
   }
 
-  static std::vector<std::unique_ptr<UpdateRule>> trace_rule() {
+  static std::shared_ptr<const RuleSet> trace_rule() {
     ConfigReader reader;
     for (const auto& [key, value] :
          {std::pair("beta1", "0.9"), {"beta2", "0.95"}, {"eps", "1e-8"}, {"weight_decay", "0.1"}}) {
       reader.add_override(cat("optim.", key), value);
     }
     reader.begin_section("optim", "");
-    std::vector<std::unique_ptr<UpdateRule>> rules;
-    rules.push_back(rule_registry().make("adamw", reader));
+    auto rule = rule_registry().make("adamw", reader);
     reader.end_section();
     reader.finish();
-    return rules;
+    return std::make_shared<const RuleSet>(std::move(rule));
   }
 
   int finish() {

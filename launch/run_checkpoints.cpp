@@ -178,17 +178,18 @@ std::optional<RunPosition> RunCheckpoints::resume(const std::filesystem::path& d
     return 0;
   });
   check_no_newer(reader->step());
-  const bool reset = config_.ckpt.reset_optim == "all";
-  together(runtime_.job(), [&] {
-    optimizer.load(*reader,
-                   reset ? DistributedOptimizer::Reset::All : DistributedOptimizer::Reset::None);
-  });
+  const std::string& what = config_.ckpt.reset_optim;
+  const OptimizerReset reset = what == "all"      ? OptimizerReset::All
+                               : what == "matrix" ? OptimizerReset::Matrix
+                                                  : OptimizerReset::None;
+  together(runtime_.job(), [&] { optimizer.load(*reader, reset); });
   model.weights_changed();
   RunPosition position;
   position.step = reader->step();
   position.samples = reader->samples();
   position.tokens = reader->tokens();
-  position.updates = reset ? 0 : integer_of(reader->state(), "updates", position.step);
+  position.updates =
+      reset == OptimizerReset::All ? 0 : integer_of(reader->state(), "updates", position.step);
   position.skipped = integers_of(reader->state(), "skipped");
   newest_ = parent_ = directory.filename().string();
   newest_step_ = position.step;
@@ -210,7 +211,7 @@ void RunCheckpoints::check_resumable(const CheckpointReader& reader, const Model
         "\n ", kHelp)});
   }
   const std::string rule = text_of(reader.state(), "optim");
-  if (!rule.empty() && rule != config_.optim.name && config_.ckpt.reset_optim == "none") {
+  if (!rule.empty() && rule != config_.optim.name && config_.ckpt.reset_optim != "all") {
     throw ConfigError("optim.name", cat('"', config_.optim.name, '"'),
                       cat(rule, ", which wrote the checkpoint of step ", reader.step()),
                       " (ckpt.reset_optim = all resumes with fresh optimizer state)");

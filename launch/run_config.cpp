@@ -182,15 +182,25 @@ class RunConfigReader {
 
 RunConfig read_run_config(const RunInput& input) { return RunConfigReader(input).read(); }
 
-std::vector<std::unique_ptr<UpdateRule>> make_rules(const RunConfig& config) {
+std::shared_ptr<const RuleSet> make_rules(const RunConfig& config) {
   ConfigReader reader;
   reader.add_ini(config.ini, "config.ini");
   reader.begin_section("optim", "");
-  std::vector<std::unique_ptr<UpdateRule>> rules;
-  rules.push_back(rule_registry().make(config.optim.name, reader));
+  auto rule = rule_registry().make(config.optim.name, reader);
   reader.end_section();
   STRATA_CHECK(!reader.has_problems(), "the effective configuration does not read back");
-  return rules;
+  return std::make_shared<const RuleSet>(std::move(rule), make_adamw(config.optim.rules.aux),
+                                         config.optim.rules, config.optim.lr);
+}
+
+OptimizerOptions optimizer_options(const RunConfig& config) {
+  const OptimSection& o = config.optim;
+  const bool companion =
+      o.clip_scope == "companion" || (o.clip_scope == "auto" && o.name == "muon");
+  return {.max_grad_norm = o.max_grad_norm,
+          .clip = companion ? ClipScope::Companion : ClipScope::All,
+          .audit = o.audit,
+          .exact_norm = config.runtime.invariant()};
 }
 
 }  // namespace strata

@@ -18,8 +18,8 @@
 #include "data/tokenizer.h"
 #include "launch/run_sections.h"
 #include "models/register.h"
+#include "optim/distributed_optimizer.h"
 #include "optim/schedules.h"
-#include "optim/update_rule.h"
 
 namespace strata {
 
@@ -81,7 +81,8 @@ struct RunInput {
 RunConfig read_run_config(const RunInput& input);
 
 // The update rules of [optim], read again from config.ini.
-std::vector<std::unique_ptr<UpdateRule>> make_rules(const RunConfig& config);
+std::shared_ptr<const RuleSet> make_rules(const RunConfig& config);
+OptimizerOptions optimizer_options(const RunConfig& config);
 
 // docs/config.md: all sections, then the keys of every model family and update rule.
 std::string config_markdown(const ExtraFamilies& families = {});

@@ -47,7 +47,11 @@ void OptimSection::visit(ConfigVisitor& v) {
   v.field("lr", lr, non_negative(), "peak learning rate");
   v.field("max_grad_norm", max_grad_norm, non_negative(),
           "gradients are scaled down to this norm; 0: no clipping");
+  v.field("clip_scope", clip_scope, one_of({"auto", "all", "companion"}),
+          "whose gradients clipping scales: all, or those that a rule on matrices leaves to its "
+          "companion, by their own norm; auto: companion for muon, else all");
   v.field("audit", audit, "count every element of the norm at every step, not only at the first");
+  rules.visit(v);
 }
 
 void PlanSection::visit(ConfigVisitor& v) {
@@ -131,8 +135,8 @@ void CheckpointSection::visit(ConfigVisitor& v) {
           "damaged checkpoints that resume = auto passes over");
   v.field("hash", hash, one_of({"weights", "off"}),
           "store a hash of the weights that does not depend on the layout");
-  v.field("reset_optim", reset_optim, one_of({"none", "all"}),
-          "all: resume with fresh optimizer state");
+  v.field("reset_optim", reset_optim, one_of({"none", "matrix", "all"}),
+          "resume with fresh optimizer state: of rules on matrices, or of all parameters");
   if (load != "strict" && resume == "auto") {
     v.problem("load", load, "strict while ckpt.resume = auto",
               " (name the checkpoint in ckpt.resume: a warm start is "

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "optim/rule_set.h"
 #include "parallel/plan/plan_json.h"
 
 namespace strata {
@@ -37,7 +38,9 @@ struct OptimSection {
   std::string name = "adamw";
   double lr = 3e-4;
   double max_grad_norm = 1.0;
+  std::string clip_scope = "auto";
   bool audit = false;
+  RuleSetConfig rules;
   void visit(ConfigVisitor& v);  // without the rule's own keys
 };
 

@@ -148,12 +148,15 @@ void Trainer::build() {
   options.seed = static_cast<uint64_t>(config_.train.seed);
   options.vocabulary_unit = config_.train.vocabulary_unit;
   options.canonical_sums = config_.runtime.invariant();
+  const auto rules = make_rules(config_);
+  same_everywhere([&] {
+    auto problems = rules->unused_patterns(parameter_metas(*spec_));
+    if (!problems.empty()) throw ConfigError(std::move(problems));
+    return 0;
+  });
+  options.matrix_cost = rules->matrix_cost();
   model_ = ParallelManager::build(spec_, plan_, runtime_.pool(), options);
-  optimizer_ = std::make_unique<DistributedOptimizer>(
-      *model_, make_rules(config_),
-      OptimizerOptions{.max_grad_norm = config_.optim.max_grad_norm,
-                       .audit = config_.optim.audit,
-                       .exact_norm = config_.runtime.invariant()});
+  optimizer_ = std::make_unique<DistributedOptimizer>(*model_, rules, optimizer_options(config_));
   log::info("model: ", config_.model_name, ", ", spec_->layer_count() - 2, " blocks, ",
             model_->logical_elements(), " parameters; ", config_.train.dtype, " on ",
             runtime_.device().str(), ", ", runtime_.threads(),

@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -11,62 +10,64 @@
 #include "core/text.h"
 #include "optim/exact_norm.h"
 #include "optim/grad_norm.h"
+#include "optim/optimizer_state.h"
+#include "parallel/engine/matrix_exchange.h"
 
 namespace strata {
 
 struct DistributedOptimizer::Impl {
-  // One parameter's slice with everything its rule needs.
-  struct Item {
-    OwnedSlice slice;
-    const UpdateRule* rule;
-    std::vector<StateSlot> slots;
-    std::vector<Tensor> state;
-    Tensor master;  // fp32 beside 16-bit values, else undefined
-
-    // What the rule updates, flat.
-    const Tensor& weights() const { return master.defined() ? master : slice.value; }
-  };
-
   ParallelManager& model;
-  std::vector<std::unique_ptr<UpdateRule>> rules;
+  std::shared_ptr<const RuleSet> rules;
   OptimizerOptions options;
-  std::vector<Item> items;
+  OptimizerState state;
+  MatrixExchange exchange;
   bool audited = false;
   double scale = 1;  // 2^k / N of the last step
 
-  const UpdateRule& rule_for(const ParamMeta& meta) const { return *rules.front(); }
+  Impl(ParallelManager& m, std::shared_ptr<const RuleSet> r, OptimizerOptions o)
+      : model(m),
+        rules(std::move(r)),
+        options(o),
+        state(m, *rules),
+        exchange(m.matrices().matrices, o.exchange_bytes) {}
+
+  void update(const std::vector<UpdateItem*>& items, const StepInfo& info, double slice_scale,
+              double matrix_scale);
+  void update_all(const StepInfo& info, double slice_scale, double matrix_scale);
+  at::ScalarType value_wire(size_t round) const;
 };
 
-DistributedOptimizer::DistributedOptimizer(ParallelManager& model,
-                                           std::vector<std::unique_ptr<UpdateRule>> rules,
-                                           OptimizerOptions options)
-    : impl_(new Impl{model, std::move(rules), options, {}, false, 1}) {
-  for (const OwnedSlice& slice : model.owned_slices()) {
-    Impl::Item item{slice, &impl_->rule_for(slice.parameter->meta), {}, {}, Tensor()};
-    const at::ScalarType stored = slice.value.scalar_type(), wide = accumulate_dtype(stored);
-    const auto on = slice.value.options().dtype(wide);
-    STRATA_CHECK(item.rule->needs() == UpdateRule::Needs::Slice,
-                 cat(item.rule->name(), ": rules on whole matrices are not part of this version"));
-    item.slots = item.rule->state_slots({slice.update.size()}, wide);
-    for (const StateSlot& slot : item.slots)
-      item.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
-    if (stored != wide) item.master = slice.value.to(wide);
-    impl_->items.push_back(std::move(item));
-  }
+namespace distributed_optimizer_detail {
+
+// One control sum per step: everything the ranks have to agree on.
+enum Control { kSquares, kClipped, kElements, kNonFinite, kLoss, kCounted, kStop, kControls };
+
+double clip_factor(double max_norm, double norm) {
+  return max_norm > 0 ? std::min(1.0, max_norm / (norm + 1e-6)) : 1.0;
 }
+
+}  // namespace distributed_optimizer_detail
+
+using namespace distributed_optimizer_detail;
+
+DistributedOptimizer::DistributedOptimizer(ParallelManager& model,
+                                           std::shared_ptr<const RuleSet> rules,
+                                           OptimizerOptions options)
+    : impl_(new Impl(model, std::move(rules), options)) {}
 
 DistributedOptimizer::~DistributedOptimizer() = default;
 
 StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss, bool stop) {
   at::NoGradGuard no_grad;
   Impl& self = *impl_;
+  const bool apart = self.options.clip == ClipScope::Companion && self.rules->size() > 1;
   const NormShare share = norm_share(self.model.owned_slices());
-  // One control sum per step: everything the ranks have to agree on.
-  enum { kSquares, kElements, kNonFinite, kLoss, kCounted, kStop, kSize };
-  Tensor control = at::zeros({kSize}, at::TensorOptions().dtype(at::kDouble));
+  const double clipped = apart ? norm_share(self.state.companion_slices()).sum_of_squares : 0;
+  Tensor control = at::zeros({kControls}, at::TensorOptions().dtype(at::kDouble));
   double* c = control.data_ptr<double>();
   const bool finite = std::isfinite(share.sum_of_squares) && std::isfinite(loss.loss_sum);
   c[kSquares] = finite ? share.sum_of_squares : 0;
+  c[kClipped] = finite ? clipped : 0;
   c[kElements] = share.elements;
   c[kNonFinite] = finite ? 0 : 1;
   c[kLoss] = finite ? loss.loss_sum : 0;
@@ -93,133 +94,126 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
     return report;
   }
   report.loss = report.counted == 0 ? 0 : c[kLoss] / c[kCounted];
-  const double squares =
-      self.options.exact_norm
-          ? exact_sum_of_squares(self.model.owned_slices(), self.model.logical_elements(), job)
-          : c[kSquares];
-  report.grad_norm = std::sqrt(squares) * self.scale;
+  const auto squares = [&](std::span<const OwnedSlice> slices, double sum) {
+    return self.options.exact_norm
+               ? exact_sum_of_squares(slices, self.model.logical_elements(), job)
+               : sum;
+  };
+  report.grad_norm = std::sqrt(squares(self.model.owned_slices(), c[kSquares])) * self.scale;
   if (report.skipped) return report;
 
-  double factor = self.scale;
-  if (self.options.max_grad_norm > 0)
-    factor *= std::min(1.0, self.options.max_grad_norm / (report.grad_norm + 1e-6));
-  for (Impl::Item& item : self.items) {
-    const Parameter& p = *item.slice.parameter;
-    const Tensor& weights = item.weights();
-    Piece piece{.name = p.meta.name,
-                .weights = weights,
-                .grad = item.slice.grad,
-                .rounded = item.master.defined() ? item.slice.value : Tensor(),
-                .state = item.state,
-                .grad_scale = factor,
-                .lr = info.lr * p.meta.lr_scale,
-                .decay = p.meta.weight_decay ? info.decay * item.rule->weight_decay() : 0};
-    item.rule->update({&piece, 1}, info.step);
+  const double max_norm = self.options.max_grad_norm;
+  if (apart) {
+    const double norm = std::sqrt(squares(self.state.companion_slices(), c[kClipped])) * self.scale;
+    self.update_all(info, self.scale * clip_factor(max_norm, norm), self.scale);
+  } else {
+    const double factor = self.scale * clip_factor(max_norm, report.grad_norm);
+    self.update_all(info, factor, factor);
   }
   self.model.weights_changed();
   return report;
 }
 
-void DistributedOptimizer::load_masters(const WeightSource& source) {
-  at::NoGradGuard no_grad;
-  for (Impl::Item& item : impl_->items) {
-    if (!item.master.defined()) continue;
-    for_boxes(item.slice, item.master, [&](const Box& box, Tensor part) {
-      part.copy_(source.read(*item.slice.parameter, box, part.scalar_type()));
-    });
+// Pieces of a rule whose state is of equal age go together.
+void DistributedOptimizer::Impl::update(const std::vector<UpdateItem*>& items, const StepInfo& info,
+                                        double slice_scale, double matrix_scale) {
+  std::map<std::pair<size_t, int64_t>, std::vector<Piece>> batches;
+  for (UpdateItem* item : items) {
+    item->collect_own_gradient();
+    if (item->updates < 0) item->updates = info.step;
+    batches[{item->rule, item->updates++}].push_back(item->piece(
+        *rules, item->slice != nullptr ? slice_scale : matrix_scale, info.lr, info.decay));
   }
+  for (auto& [key, pieces] : batches) rules->rule(key.first).update(pieces, key.second);
+  for (UpdateItem* item : items) item->hand_back_own_values();
 }
 
-void DistributedOptimizer::for_pieces(
-    const std::function<void(const std::string&, const OwnedSlice&, const Tensor&)>& f) const {
-  for (const Impl::Item& item : impl_->items) {
-    f("master", item.slice, item.weights());
-    for (size_t s = 0; s < item.slots.size(); ++s) f(item.slots[s].name, item.slice, item.state[s]);
+void DistributedOptimizer::Impl::update_all(const StepInfo& info, double slice_scale,
+                                            double matrix_scale) {
+  Communicator& stage = model.stage_ranks();
+  const at::ScalarType wide =
+      model.matrices().matrices.empty()
+          ? at::kFloat
+          : accumulate_dtype(model.matrices().matrices[0].parameter->value.scalar_type());
+  const auto gather = [&](size_t round) {
+    return exchange.gather(
+        round, stage, wide,
+        [&](size_t m, const Box& box) { return state.model_part(m, box, true); },
+        [&](size_t m, const Box& box) {
+          UpdateItem& item = *state.owner_of(m);
+          return item.part_of(item.grad, box);
+        });
+  };
+  const auto scatter = [&](size_t round) {
+    return exchange.scatter(
+        round, stage, value_wire(round),
+        [&](size_t m, const Box& box) {
+          UpdateItem& item = *state.owner_of(m);
+          return item.part_of(item.rounded.defined() ? item.rounded : item.weights, box);
+        },
+        [&](size_t m, const Box& box) { return state.model_part(m, box, false); });
+  };
+  const size_t rounds = exchange.rounds().size();
+  MatrixExchange::Transit coming;
+  if (rounds > 0) coming = gather(0);
+
+  std::vector<UpdateItem*> here;
+  for (UpdateItem& item : state.slices()) here.push_back(&item);
+  for (UpdateItem& item : state.matrices()) {
+    // Whole here, but with other holders (weights that tp does not cut): in the exchange.
+    if (!exchange.travels(item.matrix)) here.push_back(&item);
   }
+  update(here, info, slice_scale, matrix_scale);
+
+  std::vector<MatrixExchange::Transit> going;
+  for (size_t round = 0; round < rounds; ++round) {
+    coming.wait();
+    if (round + 1 < rounds) coming = gather(round + 1);
+    std::vector<UpdateItem*> mine;
+    for (const size_t m : exchange.rounds()[round].matrices) {
+      if (UpdateItem* item = state.owner_of(m)) mine.push_back(item);
+    }
+    update(mine, info, slice_scale, matrix_scale);
+    going.push_back(scatter(round));
+  }
+  for (MatrixExchange::Transit& transit : going) transit.wait();
+}
+
+// New values travel in the type of the weights; where a round has several, in the wide one.
+at::ScalarType DistributedOptimizer::Impl::value_wire(size_t round) const {
+  const std::vector<OwnedMatrix>& all = model.matrices().matrices;
+  const std::vector<size_t>& matrices = exchange.rounds()[round].matrices;
+  const at::ScalarType first = all[matrices.front()].parameter->value.scalar_type();
+  for (const size_t m : matrices) {
+    if (all[m].parameter->value.scalar_type() != first) return accumulate_dtype(first);
+  }
+  return first;
+}
+
+void DistributedOptimizer::load_masters(const WeightSource& source) {
+  impl_->state.load_masters(source);
+}
+void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
+  impl_->state.load(in, reset);
+}
+void DistributedOptimizer::load_converted(const WeightSource& weights,
+                                          const CheckpointReader& state) {
+  impl_->state.load_converted(weights, state);
+}
+
+void DistributedOptimizer::for_tensors(const std::function<void(const OptimizerTensor&)>& f) const {
+  impl_->state.for_tensors(f);
 }
 
 void DistributedOptimizer::save(CheckpointWriter& out) const {
-  for_pieces([&](const std::string& slot, const OwnedSlice& slice, const Tensor& values) {
-    const ParamMeta& meta = slice.parameter->meta;
-    const std::string path =
-        slot == "master" ? cat("/model/", meta.name) : cat("/optim/", meta.name, "/", slot);
-    for_boxes(slice, values,
-              [&](const Box& box, const Tensor& part) { out.add(path, meta.logical, box, part); });
-  });
+  for_tensors([&](const OptimizerTensor& t) { out.add(t.path, t.global, t.box, t.values); });
 }
 
-void DistributedOptimizer::load(const CheckpointReader& in, Reset reset) {
-  at::NoGradGuard no_grad;
-  std::vector<std::string> missing;
-  for (const Impl::Item& item : impl_->items) {
-    for (const StateSlot& slot : item.slots) {
-      const std::string path = cat("/optim/", item.slice.parameter->meta.name, "/", slot.name);
-      if (reset == Reset::None && !in.contains(path)) missing.push_back(path);
-    }
-  }
-  if (!missing.empty()) {
-    throw CheckpointError(cat(
-        "the checkpoint has no optimizer state ", missing[0],
-        missing.size() > 1 ? cat(" and ", missing.size() - 1, " more") : "",
-        "; it was written by another optimizer. ckpt.reset_optim = all starts the state afresh"));
-  }
-  for (Impl::Item& item : impl_->items) {
-    const Parameter& p = *item.slice.parameter;
-    for_boxes(item.slice, item.weights(), [&](const Box& box, Tensor part) {
-      part.copy_(in.read(cat("/model/", p.meta.name), box));
-    });
-    if (item.master.defined()) item.slice.value.copy_(item.master);
-    for (size_t s = 0; s < item.slots.size(); ++s) {
-      if (reset == Reset::All) {
-        item.state[s].zero_();
-        continue;
-      }
-      for_boxes(item.slice, item.state[s], [&](const Box& box, Tensor part) {
-        part.copy_(in.read(cat("/optim/", p.meta.name, "/", item.slots[s].name), box));
-      });
-    }
-  }
+const RuleSet& DistributedOptimizer::rules() const { return *impl_->rules; }
+int64_t DistributedOptimizer::state_bytes() const { return impl_->state.bytes(); }
+int64_t DistributedOptimizer::exchange_elements() const {
+  return impl_->exchange.traffic(impl_->model.stage_ranks().rank());
 }
-
-void DistributedOptimizer::load_converted(const WeightSource& weights,
-                                          const CheckpointReader& state) {
-  at::NoGradGuard no_grad;
-  for (Impl::Item& item : impl_->items) {
-    const Parameter& p = *item.slice.parameter;
-    const Tensor& values = item.weights();
-    for_boxes(item.slice, values, [&](const Box& box, Tensor part) {
-      part.copy_(weights.read(p, box, part.scalar_type()));
-    });
-    if (item.master.defined()) item.slice.value.copy_(item.master);
-    for (size_t s = 0; s < item.slots.size(); ++s) {
-      const std::string path = cat("/optim/", p.meta.name, "/", item.slots[s].name);
-      const auto stored = state.tensors().find(path);
-      if (stored == state.tensors().end() || stored->second.shape != p.meta.logical) {
-        item.state[s].zero_();
-        continue;
-      }
-      for_boxes(item.slice, item.state[s],
-                [&](const Box& box, Tensor part) { part.copy_(state.read(path, box)); });
-    }
-  }
-}
-
-std::string DistributedOptimizer::rule_of(const std::string& parameter) const {
-  for (const Impl::Item& item : impl_->items) {
-    if (item.slice.parameter->meta.name == parameter) return item.rule->name();
-  }
-  return {};
-}
-
-int64_t DistributedOptimizer::state_bytes() const {
-  int64_t total = 0;
-  for (const Impl::Item& item : impl_->items) {
-    if (item.master.defined()) total += item.master.numel() * item.master.element_size();
-    for (const Tensor& s : item.state) total += s.numel() * s.element_size();
-  }
-  return total;
-}
-
 double DistributedOptimizer::gradient_scale() const { return impl_->scale; }
 
 }  // namespace strata

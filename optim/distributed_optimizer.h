@@ -1,10 +1,15 @@
 #pragma once
 // Applies rules to a sharded model: one global norm over the job with an exact element-count audit,
-// clipping, master weights for 16-bit parameters, decay, update, write-back. Knows ranks, never
-// formulas.
+// clipping, master weights for 16-bit parameters, updates where the state is, new values to all who
+// hold them. Knows ranks, never formulas.
 //
 //   norm = sqrt(sum g^2) * 2^k/N     coef = min(1, max_norm / (norm + 1e-6)) * 2^k/N
 //   (parallel-runtime.md 6, 11)
+//
+// Rules on slices update what a rank holds. A matrix of a rule on matrices has one owner
+// (matrix_owners.h) with its master and state; where the owner does not hold all of it, gradients
+// come in exchanges of limited size, the first of which is under way while slices and whole
+// matrices are updated, and new values go back in the compute type (optimizers-distributed.md 3).
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -14,7 +19,8 @@
 #include <vector>
 
 #include "optim/non_finite.h"
-#include "optim/update_rule.h"
+#include "optim/optimizer_tensor.h"
+#include "optim/rule_set.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/engine/manager.h"
 
@@ -26,10 +32,16 @@ struct StepInfo {
   double decay = 1;  // factor of the rules' weight decay
 };
 
+// Which gradients clipping scales: all, or those of the companion of a rule on matrices, by their
+// own norm. Rules that orthogonalise do not depend on the scale of one gradient.
+enum class ClipScope { All, Companion };
+
 struct OptimizerOptions {
   double max_grad_norm = 1.0;  // 0: no clipping
-  bool audit = false;          // element count every step; always on the first step
-  bool exact_norm = false;     // to the last bit in every layout (exact_norm.h)
+  ClipScope clip = ClipScope::All;
+  bool audit = false;       // element count every step; always on the first step
+  bool exact_norm = false;  // to the last bit in every layout (exact_norm.h)
+  int64_t exchange_bytes = int64_t{256} << 20;  // of a round of the exchange
 };
 
 struct StepReport {
@@ -43,9 +55,8 @@ struct StepReport {
 
 class DistributedOptimizer {
  public:
-  // The first rule whose accepts() is true takes the parameter; a parameter nobody takes is a
-  // ConfigError.
-  DistributedOptimizer(ParallelManager& model, std::vector<std::unique_ptr<UpdateRule>> rules,
+  // The model must have been built with rules->matrix_cost() (ManagerOptions).
+  DistributedOptimizer(ParallelManager& model, std::shared_ptr<const RuleSet> rules,
                        OptimizerOptions options);
   ~DistributedOptimizer();
 
@@ -58,24 +69,26 @@ class DistributedOptimizer {
   // zeros elsewhere. The caller calls model.weights_changed().
   void load_converted(const WeightSource& weights, const CheckpointReader& state);
   // Fills masters of 16-bit parameters from the same source as the weights (fp32 values before
-  // rounding).
+  // rounding), and whole matrices at their owners.
   void load_masters(const WeightSource& source);
 
-  // Collective: /model/<name> (master where one exists) and /optim/<name>/<slot>.
+  // Collective: /model/<name> (master where one exists), /optim/<name>/<slot> for state like the
+  // parameter, /optim/<name>/<rule>/<matrix>/<slot> for state of a logical matrix, and
+  // /optim/<name>/t, the number of updates it has seen.
   void save(CheckpointWriter& out) const;
   // Weights, masters and state of this rank; kinds of rules must match unless reset
   // (ckpt.reset_optim). Reads files and can fail on one rank alone: agree, then call
   // model.weights_changed().
-  enum class Reset { None, All };
+  using Reset = OptimizerReset;
   void load(const CheckpointReader& in, Reset reset = Reset::None);
 
-  // Calls f(slot, slice, values) for everything this rank updates: its weights (masters where they
-  // exist) with slot "master", and each slot of its state. values: flat over slice.update.
-  void for_pieces(
-      const std::function<void(const std::string&, const OwnedSlice&, const Tensor&)>& f) const;
+  // Everything this rank updates: its weights (masters where they exist) and its state.
+  void for_tensors(const std::function<void(const OptimizerTensor&)>& f) const;
 
-  std::string rule_of(const std::string& parameter) const;
+  const RuleSet& rules() const;
   int64_t state_bytes() const;  // of this rank: masters and slots
+  // Elements of matrices that this rank sends and receives in a step.
+  int64_t exchange_elements() const;
   // What the last step multiplied gradients of slices with before clipping: 2^k / N.
   double gradient_scale() const;
 

@@ -1,4 +1,5 @@
 #include "optim/rules/adamw.h"
+#include "optim/rules/muon.h"
 #include "optim/rules/sgd.h"
 #include "optim/update_rule.h"
 
@@ -10,6 +11,11 @@ RuleRegistry rule_registry() {
     AdamWConfig config;
     config.visit(v);
     return make_adamw(config);
+  });
+  registry.add("muon", [](ConfigVisitor& v) {
+    MuonConfig config;
+    config.visit(v);
+    return make_muon(config);
   });
   registry.add("sgd", [](ConfigVisitor& v) {
     SgdConfig config;

@@ -120,9 +120,17 @@ std::vector<ReplicaEntry> replica_entries(ParallelManager& model,
     const Parameter& p = *slice.parameter;
     if (!holds_memory(p.value)) out.push_back(entry_of(p.meta.name, slice, slice.value));
   }
-  optimizer.for_pieces([&](const std::string& slot, const OwnedSlice& slice, const Tensor& flat) {
-    if (flat.is_same(slice.value)) return;  // no master: seen above
-    out.push_back(entry_of(cat(slot, " of ", slice.parameter->meta.name), slice, flat));
+  // Boxes of a tensor follow each other.
+  std::string last;
+  optimizer.for_tensors([&](const OptimizerTensor& t) {
+    if (t.in_model) return;  // seen above
+    const std::string name = t.slot == "master" || t.global == t.meta->logical
+                                 ? cat(t.slot, " of ", t.meta->name)
+                                 : cat(t.slot, " of ", t.path);
+    if (name != last) out.push_back({name, 0});
+    last = name;
+    out.back().piece += ' ' + box_text(t.box);
+    out.back().hash += element_hash(name, t.global, t.box, t.values);
   });
   return out;
 }

@@ -34,6 +34,7 @@ std::string site_text(Site site, const std::string& layer_name) {
     case SiteOp::Data:
     case SiteOp::Startup:
     case SiteOp::Check:
+    case SiteOp::MatrixExchange:
     case SiteOp::Test:
       of_layer = site.layer != 0;
       break;

@@ -46,6 +46,8 @@ const char* site_op_name(SiteOp op) {
       return "check";
     case SiteOp::RowSums:
       return "row_sums";
+    case SiteOp::MatrixExchange:
+      return "matrix_exchange";
     case SiteOp::Test:
       return "test";
   }

@@ -28,6 +28,7 @@ enum class SiteOp : uint16_t {
   Startup,
   Check,
   RowSums,
+  MatrixExchange,
   Test,
 };
 const char* site_op_name(SiteOp op);

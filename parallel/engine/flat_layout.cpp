@@ -18,6 +18,23 @@ FlatLayout make_flat_layout(const std::vector<int64_t>& elements, int dp) {
   return out;
 }
 
+FlatLayout make_aligned_layout(const std::vector<int64_t>& elements, const std::vector<int>& homes,
+                               int parts) {
+  constexpr int64_t kAlign = 64;
+  FlatLayout out;
+  out.slots.resize(elements.size());
+  out.borders.push_back(0);
+  for (int part = 0; part < parts; ++part) {
+    for (size_t i = 0; i < elements.size(); ++i) {
+      if (homes[i] != part) continue;
+      out.slots[i] = {out.size, elements[i]};
+      out.size += (elements[i] + kAlign - 1) / kAlign * kAlign;
+    }
+    out.borders.push_back(out.size);
+  }
+  return out;
+}
+
 Range overlap(const FlatSlot& slot, const Range& part) {
   const int64_t begin = std::clamp<int64_t>(part.begin - slot.begin, 0, slot.elements);
   const int64_t end = std::clamp<int64_t>(part.end - slot.begin, begin, slot.elements);

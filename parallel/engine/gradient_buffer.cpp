@@ -44,7 +44,11 @@ GradientBuffer::GradientBuffer(const ParallelLayout& layout, const FlatLayout& f
                                                 : *partial_;
   if (layout.zero() >= 2) {
     STRATA_CHECK(!options.canonical, "canonical sums need ZeRO 0 or 1");
-    own_ = home.allocate(part.size(), options.dtype);
+    // What is allocated together must be of equal length.
+    own_ = flat.aligned()
+               ? at::zeros({part.size()},
+                           at::TensorOptions().dtype(options.dtype).device(layout.device()))
+               : home.allocate(part.size(), options.dtype);
   } else {
     whole_ = home.allocate(flat.size, options.dtype);
     own_ = whole_.narrow(0, part.begin, part.size());
@@ -115,7 +119,7 @@ void GradientBuffer::add_scattered(const std::vector<Parameter*>& parameters, Sc
   write(whole, parameters, false);
   add_part_ = !fresh_;
   const Tensor to = add_part_ ? slot.part.narrow(0, 0, own_.numel()) : own_;
-  in_flight_ = layout_.shards().reduce_scatter(to, whole, layout_.site(SiteOp::GradDataSum));
+  in_flight_ = scatter(to, whole);
   slot_ = &slot;
   slot.user = this;
 }
@@ -123,9 +127,16 @@ void GradientBuffer::add_scattered(const std::vector<Parameter*>& parameters, Sc
 void GradientBuffer::reduce() {
   if (layout_.zero() >= 2) return;
   STRATA_CHECK(depth_.size() <= 1, "canonical sums need a power of two of micro-batches");
+  in_flight_ =
+      layout_.shards().size() > 1
+          ? scatter(own_, whole_)
+          : layout_.copies().all_reduce(own_, ReduceOp::Sum, layout_.site(SiteOp::GradDataSum));
+}
+
+Work GradientBuffer::scatter(const Tensor& part, const Tensor& whole) const {
   const Site site = layout_.site(SiteOp::GradDataSum);
-  in_flight_ = layout_.shards().size() > 1 ? layout_.shards().reduce_scatter(own_, whole_, site)
-                                           : layout_.copies().all_reduce(own_, ReduceOp::Sum, site);
+  return flat_.aligned() ? layout_.shards().reduce_scatter_parts(part, whole, flat_.borders, site)
+                         : layout_.shards().reduce_scatter(part, whole, site);
 }
 
 void GradientBuffer::settle() {

@@ -67,6 +67,7 @@ class GradientBuffer {
 
  private:
   void write(const Tensor& to, const std::vector<Parameter*>& parameters, bool sum) const;
+  Work scatter(const Tensor& part, const Tensor& whole) const;
   void add_canonical(const std::vector<Parameter*>& parameters);
   void add_scattered(const std::vector<Parameter*>& parameters, ScratchRing& ring);
 

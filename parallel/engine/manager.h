@@ -10,6 +10,7 @@
 
 #include "core/batch.h"
 #include "parallel/comm/pool.h"
+#include "parallel/engine/matrix_owners.h"
 #include "parallel/engine/parameter_buffers.h"
 #include "parallel/engine/weight_source.h"
 #include "parallel/nn/model_spec.h"
@@ -32,6 +33,8 @@ struct ManagerOptions {
   // runtime.deterministic = invariant: sums over micro-batches in a fixed tree, so that dp, stages,
   // ZeRO 0 or 1 and recomputation leave every bit alone. Needs check_canonical().
   bool canonical_sums = false;
+  // Parameters that the optimizer updates as whole matrices; none without it.
+  MatrixCost matrix_cost = {};
 };
 
 // Why sums of this plan cannot be canonical, one sentence each; empty when they can.
@@ -72,6 +75,9 @@ class ParallelManager {
   virtual std::span<Parameter* const>
   parameters() = 0;  // of this rank, shared ones once, in layer order
   virtual std::span<const OwnedSlice> owned_slices() const = 0;
+  // Matrices that ranks of this stage update as wholes (ManagerOptions::matrix_cost).
+  virtual const MatrixPlacement& matrices() const = 0;
+  virtual Communicator& stage_ranks() = 0;
   virtual int64_t logical_elements() const = 0;  // of the whole model, for the audit
   // Seconds spent waiting in the last forward_backward: for gradient sums, and for the stages
   // before and after this one.

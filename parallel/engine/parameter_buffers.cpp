@@ -35,27 +35,50 @@ std::vector<int64_t> sizes_of(const std::vector<Parameter*>& parameters) {
   return out;
 }
 
+FlatLayout layout_of(const std::vector<Parameter*>& parameters, const ParallelLayout& layout,
+                     const ParameterBuffers::Homes& homes) {
+  std::vector<int> parts;
+  for (const Parameter* p : parameters) {
+    const auto home = homes.find(p);
+    if (home != homes.end()) parts.push_back(home->second);
+  }
+  if (parts.empty()) return make_flat_layout(sizes_of(parameters), layout.dp().size());
+  STRATA_CHECK(parts.size() == parameters.size(),
+               cat(parameters.front()->meta.name, ": matrices and others in one buffer"));
+  return make_aligned_layout(sizes_of(parameters), parts, layout.shards().size());
+}
+
 }  // namespace parameter_buffers_detail
 
 void ParameterBuffers::add_layer(int layer, const ParallelLayout& layout,
                                  const std::vector<Parameter*>& parameters,
-                                 const std::map<std::string, Tie>& ties) {
+                                 const std::map<std::string, Tie>& ties, const Homes& homes) {
   layers_[layer];
-  using Key = std::tuple<at::ScalarType, bool, int>;  // values, trainable, tp ranks to sum over
+  // Values, trainable, tp ranks to sum over, aligned.
+  using Key = std::tuple<at::ScalarType, bool, int, bool>;
   std::map<Key, std::vector<Parameter*>> groups;
   for (Parameter* p : parameters) {
     const auto tie = ties.find(p->meta.name);
     if (tie != ties.end()) {
-      add_group(layer, layout, {p}, &tie->second);
+      add_group(layer, layout, {p}, &tie->second, homes);
     } else {
-      groups[{p->value.scalar_type(), p->meta.trainable, p->grad_sum_ranks()}].push_back(p);
+      groups[{p->value.scalar_type(), p->meta.trainable, p->grad_sum_ranks(), homes.count(p) > 0}]
+          .push_back(p);
     }
   }
-  for (auto& [key, members] : groups) add_group(layer, layout, std::move(members), nullptr);
+  for (auto& [key, members] : groups) {
+    // In the order in which they lie in an aligned buffer.
+    if (std::get<3>(key)) {
+      std::stable_sort(members.begin(), members.end(),
+                       [&](Parameter* a, Parameter* b) { return homes.at(a) < homes.at(b); });
+    }
+    add_group(layer, layout, std::move(members), nullptr, homes);
+  }
 }
 
 void ParameterBuffers::add_group(int layer, const ParallelLayout& of_layer,
-                                 std::vector<Parameter*> parameters, const Tie* tie) {
+                                 std::vector<Parameter*> parameters, const Tie* tie,
+                                 const Homes& homes) {
   const ParallelLayout& layout = tie != nullptr && tie->layout ? *tie->layout : of_layer;
   auto group = std::make_unique<Group>();
   Group& g = *group;
@@ -75,8 +98,7 @@ void ParameterBuffers::add_group(int layer, const ParallelLayout& of_layer,
                    cat(a.name, " is shared by layers that disagree on its shape"));
     }
   }
-  const FlatLayout flat =
-      make_flat_layout(parameter_buffers_detail::sizes_of(g.parameters), layout.dp().size());
+  const FlatLayout flat = parameter_buffers_detail::layout_of(g.parameters, layout, homes);
   g.values = std::make_unique<ValueBuffer>(layout, g.parameters, flat,
                                            g.first_use ? g.first_use->values.get() : nullptr);
   if (front.meta.trainable) {
@@ -90,7 +112,10 @@ void ParameterBuffers::add_group(int layer, const ParallelLayout& of_layer,
                                   .canonical = canonical_});
     }
   }
-  if (!g.first_use) add_slices(g, layout, flat, tie == nullptr || tie->counted);
+  if (!g.first_use) {
+    add_slices(g, layout, flat, tie == nullptr || tie->counted);
+    for (size_t i = 0; i < g.parameters.size(); ++i) places_[g.parameters[i]] = {&g, i};
+  }
   layers_[layer].push_back(std::move(group));
 }
 
@@ -98,21 +123,27 @@ void ParameterBuffers::add_group(int layer, const ParallelLayout& of_layer,
 void ParameterBuffers::add_slices(const Group& g, const ParallelLayout& layout,
                                   const FlatLayout& flat, bool counted) {
   const Range part = flat.part(layout.shards().rank(), layout.shards().size());
-  const int64_t share = part.size() / layout.copies().size();
-  const int64_t first = part.begin + share * layout.copies().rank();
+  const int64_t copies = layout.copies().size(), share = (part.size() + copies - 1) / copies;
+  const int64_t first = std::min(part.end, part.begin + share * layout.copies().rank());
+  const Range counted_here{first, std::min(part.end, first + share)};
   for (size_t i = 0; i < g.parameters.size(); ++i) {
     Parameter& p = *g.parameters[i];
     const FlatSlot& slot = flat.slots[i];
     OwnedSlice s{&p, overlap(slot, part), {}, {}, {}};
     if (s.update.size() == 0) continue;
-    if (counted && g.gradients && p.counts_in_norm())
-      s.norm = overlap(slot, {first, first + share});
+    if (counted && g.gradients && p.counts_in_norm()) s.norm = overlap(slot, counted_here);
     if (s.norm.size() == 0) s.norm = {s.update.begin, s.update.begin};
     const int64_t at = slot.begin + s.update.begin - part.begin;
     s.value = g.values->own().narrow(0, at, s.update.size());
     if (g.gradients) s.grad = g.gradients->own().narrow(0, at, s.update.size());
     (g.gradients ? slices_ : frozen_).push_back(std::move(s));
   }
+}
+
+Range ParameterBuffers::held_by(const Parameter& parameter, int shard) const {
+  const auto& [group, index] = places_.at(&parameter);
+  const FlatLayout& flat = group->gradients->flat();
+  return overlap(flat.slots[index], flat.part(shard, group->shards->size()));
 }
 
 void ParameterBuffers::build() {

@@ -39,10 +39,16 @@ class ParameterBuffers {
     std::vector<int> uses;                 // its layers
     std::optional<ParallelLayout> layout;  // of a model-wide parameter: all ranks are replicas
   };
+  // Which part of an aligned buffer a parameter lies in (matrix_owners.h); the others are cut
+  // evenly.
+  using Homes = std::map<const Parameter*, int>;
   // Collective over the layer's groups. Layers in increasing order; `ties` by parameter name.
   void add_layer(int layer, const ParallelLayout& layout, const std::vector<Parameter*>& parameters,
-                 const std::map<std::string, Tie>& ties);
+                 const std::map<std::string, Tie>& ties, const Homes& homes);
   void build();  // Collective, after the last add_layer
+
+  // What of a trainable parameter's flat local part a shard of its layer has.
+  Range held_by(const Parameter& parameter, int shard) const;
 
   // Weights. All are Collective over the layer's shards, in the same order on all its ranks.
   void fetch(int layer);    // ZeRO 3: starts to gather; otherwise nothing
@@ -73,7 +79,7 @@ class ParameterBuffers {
     bool shares_gradient() const { return first_use && first_use->gradients == gradients; }
   };
   void add_group(int layer, const ParallelLayout& layout, std::vector<Parameter*> parameters,
-                 const Tie* tie);
+                 const Tie* tie, const Homes& homes);
   bool by_layer(const Group& group) const;
   void sum_by_layer(Group& first_use);
   void add_slices(const Group& group, const ParallelLayout& layout, const FlatLayout& flat,
@@ -83,6 +89,7 @@ class ParameterBuffers {
   bool canonical_;
   std::map<int, std::vector<std::unique_ptr<Group>>> layers_;
   std::map<std::string, Group*> first_uses_;
+  std::map<const Parameter*, std::pair<const Group*, size_t>> places_;  // and number in the group
   std::map<std::pair<Communicator*, at::ScalarType>, std::unique_ptr<ScratchRing>> rings_;
   std::vector<OwnedSlice> slices_, frozen_;
   double waited_s_ = 0;

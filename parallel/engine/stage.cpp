@@ -148,12 +148,34 @@ void Stage::build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool
       layer.parameters.push_back(owned.parameter);
     layer.runner = std::make_unique<LayerRunner>(
         std::move(module), layer.layout.strategy().recompute, layer.parameters);
-    buffers_.add_layer(l, layer.layout, layer.parameters, shared);
     layers_.push_back(std::move(layer));
   }
+  const std::vector<MatrixLayer> matrices = matrix_layers();
+  const int ranks = plan.ranks_per_stage();
+  const auto homes = matrix_homes(matrices, options.matrix_cost, ranks);
+  for (const StageLayer& layer : layers_)
+    buffers_.add_layer(layer.index, layer.layout, layer.parameters, shared, homes);
+  matrices_ = place_matrices(
+      matrices, options.matrix_cost, homes,
+      [&](const Parameter& p, int shard) { return buffers_.held_by(p, shard); }, ranks,
+      ranks_->rank());
   for (const auto& [first, last] : chunks_)
     STRATA_CHECK(first <= last, cat("stage ", index_, " has a chunk without layers"));
   buffers_.build();
+}
+
+// Every parameter of the stage once.
+std::vector<MatrixLayer> Stage::matrix_layers() const {
+  std::vector<MatrixLayer> out;
+  std::set<std::string> seen;
+  for (const StageLayer& layer : layers_) {
+    MatrixLayer of{layer.index, layer.layout.strategy(), {}};
+    for (Parameter* p : layer.parameters) {
+      if (seen.insert(p->meta.name).second) of.parameters.push_back(p);
+    }
+    out.push_back(std::move(of));
+  }
+  return out;
 }
 
 std::map<std::string, ParameterBuffers::Tie> Stage::ties(const ModelSpec& spec, const Plan& plan,

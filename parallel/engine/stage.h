@@ -33,6 +33,8 @@ class Stage {
   Communicator& pipe() noexcept { return *pipe_; }    // equal ranks of all stages
   ParameterBuffers& buffers() noexcept { return buffers_; }
   const ParameterBuffers& buffers() const noexcept { return buffers_; }
+  // Matrices that ranks of this stage update as wholes; expensive ones first.
+  const MatrixPlacement& matrices() const noexcept { return matrices_; }
   std::vector<StageLayer>& layers() noexcept { return layers_; }  // increasing
   StageLayer& layer(int index);
   // First and last layer of one of this stage's chunks, in numbers of the model.
@@ -45,6 +47,7 @@ class Stage {
                            const ManagerOptions& options) const;
   void build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool,
                     const ManagerOptions& options);
+  std::vector<MatrixLayer> matrix_layers() const;
   std::map<std::string, ParameterBuffers::Tie> ties(const ModelSpec& spec, const Plan& plan,
                                                     CommPool& pool,
                                                     const ManagerOptions& options) const;
@@ -56,6 +59,7 @@ class Stage {
   std::vector<StageLayer> layers_;
   std::vector<std::pair<int, int>> chunks_;
   ParameterBuffers buffers_;
+  MatrixPlacement matrices_;
 };
 
 }  // namespace strata

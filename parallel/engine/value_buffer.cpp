@@ -6,7 +6,7 @@ namespace strata {
 
 ValueBuffer::ValueBuffer(const ParallelLayout& layout, const std::vector<Parameter*>& parameters,
                          const FlatLayout& flat, ValueBuffer* same)
-    : layout_(layout), shared_(same != nullptr) {
+    : layout_(layout), shared_(same != nullptr), borders_(flat.borders) {
   at::NoGradGuard no_grad;
   Communicator& shards = layout.shards();
   const at::ScalarType dtype = parameters.front()->value.scalar_type();
@@ -37,6 +37,8 @@ int64_t ValueBuffer::bytes() const {
 
 Work ValueBuffer::gather() {
   if (shared_ || transient_ || layout_.shards().size() == 1) return {};
+  if (!borders_.empty())
+    return layout_.shards().all_gather_parts(whole_, borders_, layout_.site(SiteOp::ParamGather));
   return layout_.shards().all_gather(whole_, own_, layout_.site(SiteOp::ParamGather));
 }
 

@@ -33,7 +33,8 @@ class ValueBuffer {
 
  private:
   ParallelLayout layout_;
-  bool shared_;  // with `same`
+  bool shared_;                   // with `same`
+  std::vector<int64_t> borders_;  // of an aligned layout
   Tensor whole_, own_;
   std::optional<TransientTensor> transient_;
   Work in_flight_;

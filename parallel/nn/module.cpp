@@ -34,6 +34,8 @@ Tensor Module::param(const std::string& name, Shape logical, ShardSpec shard, In
   p->meta.shard = std::move(shard);
   p->meta.kind = options.kind;
   p->meta.view = options.view;
+  if (options.view == MatrixView::Segments && p->meta.shard.dim == 0)
+    p->meta.matrix_rows = p->meta.shard.segments;
   p->meta.trainable = options.trainable;
   p->meta.fp32 = options.fp32;
   p->meta.weight_decay = options.weight_decay;
@@ -67,6 +69,8 @@ Linear Module::linear(const std::string& name, int64_t in, int64_t out, ShardSpe
   Tensor weight = param(name + ".weight", {out, in}, std::move(shard),
                         options.weight_init.value_or(Init::normal(options.init_std)),
                         {.kind = options.kind, .view = options.view});
+  if (options.view == MatrixView::Segments)
+    parameters_.back()->meta.matrix_rows = record.asked.segments;
   Tensor bias;
   if (options.bias) bias = linear_bias(record, bias_shard, options.bias_init);
   linears_.push_back(record);

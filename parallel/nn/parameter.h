@@ -21,6 +21,7 @@ struct ParamMeta {
   ShardSpec shard;
   ParamKind kind = ParamKind::Matrix;
   MatrixView view = MatrixView::Whole;
+  std::vector<int64_t> matrix_rows;  // view Segments: rows of each matrix, alike in every layout
   bool trainable = true;
   bool fp32 = false;  // stored in fp32 also in 16-bit runs (norm weights, biases)
   bool weight_decay = true;

@@ -19,14 +19,14 @@ struct Move {
   int pp, tp, zero, shards;
 };
 
-RunSetup setup_of(const Move& move) {
+RunSetup setup_of(const Move& move, const std::string& rule) {
   RunSetup out;
   out.pp = move.pp;
   out.strategy.tp = move.tp;
   out.strategy.zero = move.zero;
   out.strategy.shards = move.shards;
   out.dtype = at::kBFloat16;
-  out.rule = "adamw";
+  out.rule = rule;
   return out;
 }
 
@@ -55,20 +55,22 @@ std::filesystem::path save(ModelRun& run, const std::filesystem::path& root, int
 TEST(TrainingState, EveryLayoutWritesTheBytesItRead) {
   const auto job = make_mpi_communicator();
   const SharedFolder folder(*job);
-  for (const size_t index : {size_t{2}, size_t{4}}) {
+  int64_t step = 0;
+  for (const auto& [index, rule] : std::vector<std::pair<size_t, std::string>>{
+           {2, "adamw"}, {4, "adamw"}, {2, "muon"}, {4, "muon"}}) {
     const testing::TinyModel& model = testing::tiny_models()[index];
-    int64_t step = static_cast<int64_t>(index) * 1000;
+    step += 1000;
     const std::vector<Move> layouts = moves(job->size());
     std::filesystem::path first;
     {
-      ModelRun run(model, setup_of(layouts.back()), make_mpi_communicator());
+      ModelRun run(model, setup_of(layouts.back(), rule), make_mpi_communicator());
       for (int64_t s = 0; s < 2; ++s) run.step(s, 0.02);
       first = save(run, folder.path(), ++step);
     }
     const DiffOptions everything{.tolerance = 0, .optim = true};
     for (const Move& move : layouts) {
-      SCOPED_TRACE(cat(model.name, " ", move.name));
-      ModelRun run(model, setup_of(move), make_mpi_communicator());
+      SCOPED_TRACE(cat(model.name, " ", rule, " ", move.name));
+      ModelRun run(model, setup_of(move, rule), make_mpi_communicator());
       run.optimizer().load(CheckpointReader(first));
       run.manager().weights_changed();
       const auto saved = save(run, folder.path(), ++step);

@@ -110,9 +110,9 @@ TEST(RunConfigTest, RulesAreReadFromTheEffectiveConfiguration) {
   const RunConfig config = read_run_config(
       {"", tiny_run(folder, {{"optim.name", "adamw"}, {"optim.weight_decay", "0.25"}})});
   const auto rules = make_rules(config);
-  ASSERT_EQ(rules.size(), 1u);
-  EXPECT_EQ(rules[0]->name(), "adamw");
-  EXPECT_EQ(rules[0]->weight_decay(), 0.25);
+  ASSERT_EQ(rules->size(), 1u);
+  EXPECT_EQ(rules->rule(0).name(), "adamw");
+  EXPECT_EQ(rules->rule(0).weight_decay(), 0.25);
 }
 
 TEST(RunConfigTest, JsonSchemaHasEveryFamilyAndRule) {

@@ -34,11 +34,8 @@ std::vector<RunSetup> layouts(int world) {
 // Everything an update writes.
 std::vector<Tensor> state_of(ModelRun& run) {
   std::vector<Tensor> out;
-  run.optimizer().for_pieces(
-      [&](const std::string&, const OwnedSlice& slice, const Tensor& values) {
-        out.push_back(values.clone());
-        out.push_back(slice.value.clone());
-      });
+  run.optimizer().for_tensors([&](const OptimizerTensor& t) { out.push_back(t.values.clone()); });
+  for (const OwnedSlice& slice : run.manager().owned_slices()) out.push_back(slice.value.clone());
   return out;
 }
 

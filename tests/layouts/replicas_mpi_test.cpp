@@ -64,10 +64,9 @@ Tensor weight(ModelRun& run, const std::string& name) {
 
 Tensor piece(ModelRun& run, const std::string& name, const std::string& slot) {
   Tensor out;
-  run.optimizer().for_pieces(
-      [&](const std::string& s, const OwnedSlice& slice, const Tensor& values) {
-        if (slice.parameter->meta.name == name && s == slot) out = values;
-      });
+  run.optimizer().for_tensors([&](const OptimizerTensor& t) {
+    if (t.meta->name == name && t.slot == slot && !out.defined()) out = t.values;
+  });
   return out;
 }
 

@@ -44,16 +44,26 @@ ModelRun::ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
   options.seed = 7;
   options.vocabulary_unit = setup.vocabulary_unit;
   options.canonical_sums = setup.canonical;
+  ConfigReader reader;
+  reader.add_ini(cat("[optim]\n", setup.rule_keys), "rule");
+  reader.begin_section("optim", "");
+  RuleSetConfig rule_config{.min_matrix_dim = 1};
+  rule_config.visit(reader);
+  auto rule = rule_registry().make(setup.rule, reader);
+  reader.end_section();
+  STRATA_CHECK(!reader.has_problems(), cat("a test sets unknown keys: ", setup.rule_keys));
+  const auto rules =
+      std::make_shared<const RuleSet>(std::move(rule), make_adamw(rule_config.aux), rule_config, 1);
+  options.matrix_cost = rules->matrix_cost();
   manager_ = ParallelManager::build(spec_, plan, *pool_, options);
   auto source = make_initial_weights(7);
   manager_->load_weights(*source);
-  ConfigReader reader;
-  std::vector<std::unique_ptr<UpdateRule>> rules;
-  rules.push_back(rule_registry().make(setup.rule, reader));
   optimizer_ = std::make_unique<DistributedOptimizer>(
-      *manager_, std::move(rules),
-      OptimizerOptions{
-          .max_grad_norm = setup.max_grad_norm, .audit = true, .exact_norm = setup.canonical});
+      *manager_, rules,
+      OptimizerOptions{.max_grad_norm = setup.max_grad_norm,
+                       .audit = true,
+                       .exact_norm = setup.canonical,
+                       .exchange_bytes = setup.exchange_bytes});
   optimizer_->load_masters(*source);
 }
 

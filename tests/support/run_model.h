@@ -23,6 +23,8 @@ struct RunSetup {
   double max_grad_norm = 0;
   bool packed = false, canonical = false;
   std::string rule = "sgd";
+  int64_t exchange_bytes = 16384;  // several rounds also of tiny models
+  std::string rule_keys;           // "optim.rank = 4" and so on, lines of a run file's [optim]
 
   RunSetup serial() const;  // the same for one process
 };

@@ -1,0 +1,141 @@
+// Rules on matrices: the weights after twenty updates are those of one process, however the
+// matrices are cut, and nothing travels where nothing has to.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/text.h"
+#include "tests/support/mpi_main.h"
+#include "tests/support/run_model.h"
+
+namespace strata::testing {
+namespace matrix_rules_detail {
+
+constexpr int64_t kSteps = 20;
+
+struct Rule {
+  std::string name, keys;
+  double lr, tolerance;
+};
+const std::vector<Rule>& rules() {
+  static const std::vector<Rule> all{
+      {"muon", "", 0.01, 1e-10},
+      {"muon", "coefficients = pe5\nscale = original\nnesterov = false\n", 0.01, 1e-10},
+  };
+  return all;
+}
+
+// tp, pp, ZeRO, parts of ZeRO.
+std::vector<RunSetup> layouts() {
+  std::vector<RunSetup> out;
+  const int world = test::world_size();
+  for (const int pp : {1, 2}) {
+    for (const int tp : {1, 2, 4}) {
+      if (pp * tp > world) continue;
+      for (const int zero : {0, 1, 2, 3}) {
+        const int dp = world / pp / tp;
+        if (zero > 0 && dp == 1) continue;
+        RunSetup s;
+        s.pp = pp;
+        s.strategy.tp = tp;
+        s.strategy.zero = zero;
+        s.strategy.sequence_parallel = tp > 1 && zero == 1;
+        out.push_back(s);
+        if (zero > 0 && dp == 4) {
+          s.strategy.shards = 2;
+          out.push_back(s);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+std::string text_of(const RunSetup& s) {
+  return cat("tp ", s.strategy.tp, " pp ", s.pp, " zero ", s.strategy.zero, " shards ",
+             s.strategy.shards);
+}
+
+std::map<std::string, Tensor> trained(const TinyModel& model, RunSetup setup, const Rule& rule,
+                                      std::unique_ptr<Communicator> job) {
+  setup.rule = rule.name;
+  // Biases of keys have no gradient but rounding, which AdamW would blow up.
+  setup.rule_keys = rule.keys + "aux.eps = 1e-6\n";
+  setup.max_grad_norm = 0.5;
+  ModelRun run(model, setup, std::move(job));
+  for (int64_t step = 0; step < kSteps; ++step) (void)run.step(step, rule.lr);
+  return run.weights();
+}
+
+}  // namespace matrix_rules_detail
+
+using namespace matrix_rules_detail;
+
+// Not gla_conv_kv: its gates are clamped, so that gradients of their weights are rounding, which
+// orthogonalisation makes large.
+TEST(MatrixRules, EqualOneProcess) {
+  for (const size_t index : {size_t{0}, size_t{2}, size_t{6}, size_t{10}}) {
+    const TinyModel& model = tiny_models()[index];
+    for (const Rule& rule : rules()) {
+      RunSetup serial;
+      const auto expected = trained(model, serial, rule, make_self_communicator());
+      for (const RunSetup& setup : layouts()) {
+        if (setup.strategy.tp == 4 && index != 0) continue;
+        SCOPED_TRACE(cat(model.name, " ", rule.name, " ", text_of(setup)));
+        const auto got = trained(model, setup, rule, make_mpi_communicator());
+        if (got.empty()) continue;  // not the first rank
+        ASSERT_EQ(got.size(), expected.size());
+        for (const auto& [name, value] : expected)
+          EXPECT_LE(relative_error(got.at(name), value, value), rule.tolerance) << name;
+      }
+    }
+  }
+}
+
+// Mixed layers: neighbours of different tp and ZeRO in one stage.
+TEST(MatrixRules, MixedPlansEqualOneProcess) {
+  const int world = test::world_size();
+  if (world < 2) return;
+  const TinyModel& model = tiny_models()[4];
+  for (const Rule& rule : rules()) {
+    RunSetup mixed;
+    mixed.edit = [&](Plan& plan) {
+      for (size_t l = 0; l < plan.layers.size(); ++l) {
+        LayerStrategy& s = plan.layers[l];
+        if (l == 0 || l + 1 == plan.layers.size()) continue;
+        s.tp = l % 2 == 0 ? 2 : 1;
+        s.dp = world / s.tp;
+        s.zero = s.dp > 1 ? static_cast<int>(l % 4) : 0;
+      }
+    };
+    const auto expected = trained(model, {}, rule, make_self_communicator());
+    const auto got = trained(model, mixed, rule, make_mpi_communicator());
+    for (const auto& [name, value] : got)
+      EXPECT_LE(relative_error(value, expected.at(name), value), rule.tolerance) << name;
+  }
+}
+
+// At ZeRO 0 without tp, and at ZeRO 1 and 2, matrices are where they are updated.
+TEST(MatrixRules, NothingTravelsInAlignedLayouts) {
+  const int world = test::world_size();
+  for (const int zero : {0, 1, 2, 3}) {
+    if (world == 1 && zero > 0) continue;
+    RunSetup s;
+    s.rule = "muon";
+    s.strategy.zero = zero;
+    ModelRun run(tiny_models()[4], s, make_mpi_communicator());
+    const std::vector<double>& loads = run.manager().matrices().loads;
+    if (zero < 3) {
+      EXPECT_EQ(run.optimizer().exchange_elements(), 0) << zero;
+    } else {
+      EXPECT_GT(run.optimizer().exchange_elements(), 0);
+    }
+    if (zero == 0) {
+      for (const double load : loads) EXPECT_EQ(load, loads[0]);
+    } else {
+      EXPECT_LT(*std::max_element(loads.begin(), loads.end()), 2 * loads[0] + 1);
+    }
+  }
+}
+
+}  // namespace strata::testing
