@@ -1,6 +1,7 @@
 #include "optim/rules/adamw.h"
 #include "optim/rules/muon.h"
 #include "optim/rules/sgd.h"
+#include "optim/rules/soap.h"
 #include "optim/update_rule.h"
 
 namespace strata {
@@ -21,6 +22,11 @@ RuleRegistry rule_registry() {
     SgdConfig config;
     config.visit(v);
     return make_sgd(config);
+  });
+  registry.add("soap", [](ConfigVisitor& v) {
+    SoapConfig config;
+    config.visit(v);
+    return make_soap(config);
   });
   return registry;
 }

@@ -1,0 +1,245 @@
+#include "optim/rules/soap.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/linalg_eigh.h>
+#include <ATen/ops/linalg_qr.h>
+
+#include <cmath>
+#include <optional>
+
+#include "core/config/visitor.h"
+#include "core/error.h"
+#include "core/ops/matrix_product.h"
+#include "optim/matrix/gram.h"
+
+namespace strata {
+
+void SoapConfig::visit(ConfigVisitor& v) {
+  v.field("beta1", beta1, fraction_below_one(), "decay of the first moment");
+  v.field("beta2", beta2, fraction_below_one(), "decay of the second moment");
+  v.field("shampoo_beta", shampoo_beta, number_between(-1, 1),
+          "decay of the factors; below 0: beta2");
+  v.field("eps", eps, positive(), "added to the root of the second moment");
+  v.field("precondition_frequency", precondition_frequency, at_least(1),
+          "updates from one refresh of the bases to the next");
+  v.field("one_sided", one_sided, one_of({"never", "auto", "always"}),
+          "sides without a factor: none, those above max_precond_dim, or those and the larger one");
+  v.field("max_precond_dim", max_precond_dim, at_least(1),
+          "rows or columns up to which a side has a factor (not with one_sided = never)");
+  v.field("normalize_grads", normalize_grads,
+          "scale each direction to a root mean square of 1; helps at frequencies around 100");
+  v.field("correct_bias", correct_bias, "divide moments by 1 - beta^t");
+  v.field("stagger", stagger, "refresh the bases of different matrices in different updates");
+  v.field("weight_decay", weight_decay, non_negative(), "decoupled weight decay, after the update");
+}
+
+namespace soap_detail {
+
+constexpr double kMaxFailures = 3;
+
+// The name alone decides, so that the phase does not depend on who computes. FNV-1a.
+int64_t phase_of(std::string_view name, int64_t frequency) {
+  uint64_t hash = 14695981039346656037ULL;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+  return static_cast<int64_t>(hash % static_cast<uint64_t>(frequency));
+}
+
+// Of `q` [n, n]; also false for a q that is not finite.
+bool is_orthogonal(const Tensor& q) {
+  Tensor error = gram(q.t());
+  error.diagonal().sub_(1);
+  return error.abs().max().item<double>() <= 1e-3;
+}
+
+template <class Decompose>
+std::optional<Tensor> attempt(const Tensor& input, at::ScalarType type, Decompose&& decompose) {
+  try {
+    Tensor q = decompose(input.to(type)).to(input.scalar_type()).contiguous();
+    if (is_orthogonal(q)) return q;
+  } catch (const c10::Error&) {  // LAPACK did not converge
+  }
+  return std::nullopt;
+}
+
+template <class Decompose>
+std::optional<Tensor> basis(const Tensor& input, Decompose&& decompose) {
+  std::optional<Tensor> q = attempt(input, input.scalar_type(), decompose);
+  if (!q && input.scalar_type() != at::kDouble) q = attempt(input, at::kDouble, decompose);
+  return q;
+}
+
+std::optional<Tensor> eigenvectors(const Tensor& factor) {
+  return basis(factor, [](const Tensor& s) { return std::get<1>(at::linalg_eigh(s)).flip(1); });
+}
+
+std::optional<Tensor> orthogonal_factor(const Tensor& a) {
+  return basis(a, [](const Tensor& x) { return std::get<0>(at::linalg_qr(x)); });
+}
+
+struct Sides {
+  bool left = false, right = false;
+};
+
+// State of one matrix; undefined tensors: a side without a factor.
+struct State {
+  Tensor m, v, L, Q_L, R, Q_R, failures;
+
+  State(std::span<Tensor> state, Sides sides) : m(state[0]), v(state[1]) {
+    size_t next = 2;
+    if (sides.left) L = state[next], Q_L = state[next + 1], next += 2;
+    if (sides.right) R = state[next], Q_R = state[next + 1], next += 2;
+    if (sides.left || sides.right) failures = state[next];
+  }
+  Tensor into_basis(const Tensor& x) const {
+    const Tensor left = Q_L.defined() ? ops::matrix_product(Q_L.t(), x) : x;
+    return Q_R.defined() ? ops::matrix_product(left, Q_R) : left;
+  }
+  Tensor out_of_basis(const Tensor& x) const {
+    const Tensor left = Q_L.defined() ? ops::matrix_product(Q_L, x) : x;
+    return Q_R.defined() ? ops::matrix_product(left, Q_R.t()) : left;
+  }
+};
+
+class Soap final : public UpdateRule {
+ public:
+  explicit Soap(const SoapConfig& config) : c_(config) {}
+  std::string name() const override { return "soap"; }
+  Needs needs() const override { return Needs::Matrix; }
+  double weight_decay() const override { return c_.weight_decay; }
+
+  std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const override {
+    STRATA_CHECK(shape.size() == 2, "soap updates matrices");
+    const int64_t p = shape[0], q = shape[1];
+    const Sides on = sides(p, q);
+    std::vector<StateSlot> slots{{"m", shape, dtype}, {"v", shape, dtype}};
+    if (on.left) {
+      slots.push_back({"L", {p, p}, dtype, false});
+      slots.push_back({"Q_L", {p, p}, dtype, false});
+    }
+    if (on.right) {
+      slots.push_back({"R", {q, q}, dtype, false});
+      slots.push_back({"Q_R", {q, q}, dtype, false});
+    }
+    if (on.left || on.right) slots.push_back({"failed_refreshes", {1}, dtype, false});
+    return slots;
+  }
+
+  void update(std::span<Piece> pieces, int64_t updates) const override {
+    for (Piece& piece : pieces) {
+      State s(piece.state, sides(piece.weights.size(0), piece.weights.size(1)));
+      const Tensor grad = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
+      if (updates == 0) {
+        begin(piece, s, grad);
+      } else {
+        step(piece, s, grad, updates);
+      }
+    }
+  }
+
+  // Per side of size d: into and out of the basis and half a product for the factor; at a refresh
+  // S Q, QR, the check of its result and taking m along.
+  double cost(int64_t rows, int64_t cols) const override {
+    const double p = static_cast<double>(rows), q = static_cast<double>(cols);
+    const Sides on = sides(rows, cols);
+    double flops = 10 * p * q;
+    for (const double d : {on.left ? p : 0, on.right ? q : 0}) {
+      const double refresh = (2 + 8. / 3 + 1 + 2) * d * d * d + 2 * d * p * q;
+      flops += 5 * d * p * q + refresh / static_cast<double>(c_.precondition_frequency);
+    }
+    return flops;
+  }
+
+ private:
+  Sides sides(int64_t p, int64_t q) const {
+    Sides on{p > 1, q > 1};
+    if (c_.one_sided == "always") (p <= q ? on.right : on.left) = false;
+    if (c_.one_sided != "never") {
+      on.left = on.left && p <= c_.max_precond_dim;
+      on.right = on.right && q <= c_.max_precond_dim;
+    }
+    return on;
+  }
+
+  void add_to_factors(const State& s, const Tensor& grad) const {
+    const double weight = 1 - (c_.shampoo_beta < 0 ? c_.beta2 : c_.shampoo_beta);
+    if (s.L.defined()) s.L.lerp_(gram(grad), weight);
+    if (s.R.defined()) s.R.lerp_(gram(grad.t()), weight);
+  }
+
+  void begin(Piece& piece, State& s, const Tensor& grad) const {
+    add_to_factors(s, grad);
+    const auto set = [&](const Tensor& factor, Tensor& q) {
+      if (!factor.defined()) return;
+      const std::optional<Tensor> vectors = eigenvectors(factor);
+      if (!vectors) {
+        throw NumericError("soap: no eigenvectors of the first gradient of '" +
+                           std::string(piece.name) +
+                           "' could be computed, in fp64 either; is the gradient finite?");
+      }
+      q.copy_(*vectors);
+    };
+    set(s.L, s.Q_L);
+    set(s.R, s.Q_R);
+    if (piece.rounded.defined()) piece.rounded.copy_(piece.weights);
+  }
+
+  void step(Piece& piece, State& s, const Tensor& grad, int64_t t) const {
+    const Tensor g = s.into_basis(grad);
+    s.m.lerp_(g, 1 - c_.beta1);
+    s.v.mul_(c_.beta2).addcmul_(g, g, 1 - c_.beta2);
+    Tensor direction = s.out_of_basis(s.m / s.v.sqrt().add_(c_.eps));
+    // Before the scaling to 1, which is of the direction without the corrections.
+    if (c_.normalize_grads) direction = direction / (1e-30 + direction.square().mean().sqrt());
+    if (c_.correct_bias) {
+      const double n = static_cast<double>(t);
+      direction = direction * (std::sqrt(1 - std::pow(c_.beta2, n)) / (1 - std::pow(c_.beta1, n)));
+    }
+    apply_direction(piece, direction, DecayOrder::After);
+    add_to_factors(s, grad);
+    const int64_t f = c_.precondition_frequency;
+    if ((t + (c_.stagger ? phase_of(piece.name, f) : 0)) % f == 0) refresh(piece, s);
+  }
+
+  void refresh(const Piece& piece, State& s) const {
+    bool failed = false;
+    if (s.L.defined()) failed = !refresh_side(s.L, s.Q_L, s, 0);
+    if (s.R.defined()) failed = !refresh_side(s.R, s.Q_R, s, 1) || failed;
+    if (!s.failures.defined()) return;
+    if (!failed) {
+      s.failures.zero_();
+      return;
+    }
+    s.failures.add_(1);
+    if (s.failures.item<double>() >= kMaxFailures) {
+      throw NumericError(
+          "soap: three refreshes in a row of the basis of '" + std::string(piece.name) +
+          "' failed, in fp64 too; its factors are not finite or the learning rate is "
+          "far too high");
+    }
+  }
+
+  // False: q, v and m are as they were.
+  bool refresh_side(const Tensor& factor, Tensor& q, State& s, int64_t dim) const {
+    Tensor sq = ops::matrix_product(factor, q);
+    // The diagonal of Q^T S Q. Sorting the columns of Q sorts those of S Q.
+    const Tensor order = at::argsort((q * sq).sum(0), /*stable=*/true, /*dim=*/0,
+                                     /*descending=*/true);
+    const std::optional<Tensor> found = orthogonal_factor(sq.index_select(1, order));
+    if (!found) return false;
+    const Tensor turn = ops::matrix_product(found->t(), q);
+    s.m.copy_(dim == 0 ? ops::matrix_product(turn, s.m) : ops::matrix_product(s.m, turn.t()));
+    s.v.copy_(s.v.index_select(dim, order));
+    q.copy_(*found);
+    return true;
+  }
+  SoapConfig c_;
+};
+
+}  // namespace soap_detail
+
+std::unique_ptr<UpdateRule> make_soap(const SoapConfig& config) {
+  return std::make_unique<soap_detail::Soap>(config);
+}
+
+}  // namespace strata
