@@ -1,5 +1,6 @@
 #include "optim/rules/adamw.h"
 #include "optim/rules/muon.h"
+#include "optim/rules/galore.h"
 #include "optim/rules/sgd.h"
 #include "optim/rules/soap.h"
 #include "optim/update_rule.h"
@@ -27,6 +28,11 @@ RuleRegistry rule_registry() {
     SoapConfig config;
     config.visit(v);
     return make_soap(config);
+  });
+  registry.add("galore", [](ConfigVisitor& v) {
+    GaloreConfig config;
+    config.visit(v);
+    return make_galore(config);
   });
   return registry;
 }

@@ -11,6 +11,7 @@
 #include "core/config/visitor.h"
 #include "core/error.h"
 #include "core/ops/matrix_product.h"
+#include "core/rng.h"
 #include "optim/matrix/gram.h"
 
 namespace strata {
@@ -38,11 +39,9 @@ namespace soap_detail {
 
 constexpr double kMaxFailures = 3;
 
-// The name alone decides, so that the phase does not depend on who computes. FNV-1a.
+// The name alone decides, so that the phase does not depend on who computes.
 int64_t phase_of(std::string_view name, int64_t frequency) {
-  uint64_t hash = 14695981039346656037ULL;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-  return static_cast<int64_t>(hash % static_cast<uint64_t>(frequency));
+  return static_cast<int64_t>(fnv1a64(name) % static_cast<uint64_t>(frequency));
 }
 
 // Of `q` [n, n]; also false for a q that is not finite.
@@ -57,7 +56,7 @@ std::optional<Tensor> attempt(const Tensor& input, at::ScalarType type, Decompos
   try {
     Tensor q = decompose(input.to(type)).to(input.scalar_type()).contiguous();
     if (is_orthogonal(q)) return q;
-  } catch (const c10::Error&) {  // LAPACK did not converge
+  } catch (const c10::LinAlgError&) {  // LAPACK did not converge
   }
   return std::nullopt;
 }

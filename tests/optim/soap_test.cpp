@@ -260,6 +260,16 @@ TEST(Soap, FailedRefreshesKeepTheBasisAndThenThrow) {
   EXPECT_THROW(played.update(at::randn({5, 5}, kFp64), .01), NumericError);
 }
 
+TEST(Soap, AFirstGradientWithoutEigenvectorsThrows) {
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    const auto rule = make_soap({});
+    Played played(*rule, at::randn({5, 4}, kFp64).to(type));
+    Tensor g = at::randn({5, 4}, kFp64).to(type);
+    g[1][2].fill_(std::numeric_limits<double>::quiet_NaN());
+    EXPECT_THROW(played.update(g, .01), NumericError);
+  }
+}
+
 TEST(Soap, ReadsItsKeysFromARunFile) {
   ConfigReader reader;
   reader.add_ini("[optim]\none_sided = sometimes\nprecondition_frequency = 5\n", "run.ini");

@@ -1,0 +1,154 @@
+#include "optim/rules/galore.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/eye.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/config/visitor.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/ops/matrix_product.h"
+#include "optim/matrix/subspace.h"
+
+namespace strata {
+
+void GaloreConfig::visit(ConfigVisitor& v) {
+  v.field("proj_type", proj_type, one_of({"std", "reverse_std", "left", "right", "full"}),
+          "side that is projected: the smaller, the larger, rows, columns, both");
+  v.field("rank", rank, at_least(1), "directions of the subspace; at most all that a matrix has");
+  v.field("update_proj_gap", update_proj_gap, at_least(1), "updates from one subspace to the next");
+  v.field("scale", scale, positive(), "factor of the direction");
+  v.field("on_refresh", on_refresh, one_of({"keep", "reset", "rotate"}),
+          "what becomes of the moments in a new subspace");
+  v.field("svd", svd, one_of({"gram", "randomized", "full"}),
+          "how the subspace is found: eigenvectors of the smaller G G^T or G^T G, samples, or a "
+          "singular value decomposition");
+  v.field("beta1", beta1, fraction_below_one(), "decay of the first moment");
+  v.field("beta2", beta2, fraction_below_one(), "decay of the second moment");
+  v.field("eps", eps, positive(), "added to the root of the second moment, before bias correction");
+  v.field("weight_decay", weight_decay, non_negative(), "decoupled weight decay, after the update");
+}
+
+namespace galore_detail {
+
+struct Sides {
+  bool left = false, right = false;
+};
+
+Sides sides(const std::string& type, int64_t p, int64_t q) {
+  if (type == "full") return {true, true};
+  if (type == "left" || type == "right") return {type == "left", type == "right"};
+  const bool right = (p >= q) == (type == "std");
+  return {!right, right};
+}
+
+struct State {
+  Tensor m, v, A, B;  // A or B undefined: that side is not projected
+  State(std::span<Tensor> state, Sides on) : m(state[0]), v(state[1]) {
+    if (on.left) A = state[2];
+    if (on.right) B = state[on.left ? 3 : 2];
+  }
+  Tensor project(const Tensor& g) const {
+    const Tensor low = A.defined() ? ops::matrix_product(A.t(), g) : g;
+    return B.defined() ? ops::matrix_product(low, B.t()) : low;
+  }
+  Tensor back(const Tensor& x) const {
+    const Tensor wide = A.defined() ? ops::matrix_product(A, x) : x;
+    return B.defined() ? ops::matrix_product(wide, B) : wide;
+  }
+};
+
+class Galore final : public UpdateRule {
+ public:
+  explicit Galore(const GaloreConfig& config)
+      : c_(config), method_(parse_subspace_method(config.svd)) {}
+  std::string name() const override { return "galore"; }
+  Needs needs() const override { return Needs::Matrix; }
+  double weight_decay() const override { return c_.weight_decay; }
+
+  std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const override {
+    STRATA_CHECK(shape.size() == 2, "galore updates matrices");
+    const int64_t p = shape[0], q = shape[1], r = rank(p, q);
+    const Sides on = sides(c_.proj_type, p, q);
+    const Shape low{on.left ? r : p, on.right ? r : q};
+    std::vector<StateSlot> slots{{"m", low, dtype, false}, {"v", low, dtype, false}};
+    const bool both = on.left && on.right;
+    if (on.left) slots.push_back({both ? "projector_left" : "projector", {p, r}, dtype, false});
+    if (on.right) slots.push_back({both ? "projector_right" : "projector", {r, q}, dtype, false});
+    return slots;
+  }
+
+  void update(std::span<Piece> pieces, int64_t updates) const override {
+    for (Piece& piece : pieces) update_one(piece, updates);
+  }
+
+  double cost(int64_t rows, int64_t cols) const override {
+    const double p = static_cast<double>(rows), q = static_cast<double>(cols);
+    const double r = static_cast<double>(rank(rows, cols)), least = std::min(p, q);
+    const double refresh = 2 * least * p * q + 10 * least * least * least;
+    return 4 * p * q * r + refresh / static_cast<double>(c_.update_proj_gap);
+  }
+
+ private:
+  int64_t rank(int64_t p, int64_t q) const { return std::min({c_.rank, p, q}); }
+
+  void update_one(Piece& piece, int64_t updates) const {
+    const int64_t p = piece.weights.size(0), q = piece.weights.size(1);
+    State s(piece.state, sides(c_.proj_type, p, q));
+    const Tensor grad = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
+    if (updates == 0 && c_.rank > std::min(p, q)) {
+      log::warn("galore: optim.rank = " + std::to_string(c_.rank) + " is more than '" +
+                std::string(piece.name) + "' has (" + std::to_string(p) + " x " +
+                std::to_string(q) + "); " + std::to_string(std::min(p, q)) + " is used");
+    }
+    if (updates % c_.update_proj_gap == 0) refresh(piece, s, grad, updates);
+
+    const Tensor low = s.project(grad);
+    s.m.lerp_(low, 1 - c_.beta1);
+    s.v.mul_(c_.beta2).addcmul_(low, low, 1 - c_.beta2);
+    // Moments that were reset have seen the updates of this subspace alone.
+    const int64_t seen = c_.on_refresh == "reset" ? updates % c_.update_proj_gap : updates;
+    const double t = static_cast<double>(seen + 1);
+    const double step = std::sqrt(1 - std::pow(c_.beta2, t)) / (1 - std::pow(c_.beta1, t));
+    const Tensor direction = s.back(s.m / s.v.sqrt().add_(c_.eps)).mul_(c_.scale * step);
+    apply_direction(piece, direction, DecayOrder::After);
+  }
+
+  void refresh(const Piece& piece, State& s, const Tensor& grad, int64_t updates) const {
+    const Rng random(static_cast<uint64_t>(updates), "galore", piece.name);
+    const int64_t r = rank(grad.size(0), grad.size(1));
+    const Tensor u = s.A.defined() ? leading_vectors(grad, r, method_, random) : Tensor();
+    const Tensor v = s.B.defined() ? leading_vectors(grad.t(), r, method_, random) : Tensor();
+    if (c_.on_refresh == "reset") {
+      s.m.zero_();
+      s.v.zero_();
+    }
+    const bool rotate = c_.on_refresh == "rotate" && updates > 0;
+    if (u.defined()) {
+      const Tensor found = u.to(s.A.scalar_type());
+      if (rotate) s.m.copy_(ops::matrix_product(ops::matrix_product(found.t(), s.A), s.m));
+      s.A.copy_(found);
+    } else if (s.A.defined() && updates == 0) {
+      s.A.copy_(at::eye(s.A.size(0), s.A.size(1), s.A.options()));
+    }
+    if (v.defined()) {
+      const Tensor found = v.to(s.B.scalar_type());
+      if (rotate) s.m.copy_(ops::matrix_product(s.m, ops::matrix_product(s.B, found)));
+      s.B.copy_(found.t());
+    } else if (s.B.defined() && updates == 0) {
+      s.B.copy_(at::eye(s.B.size(0), s.B.size(1), s.B.options()));
+    }
+  }
+  GaloreConfig c_;
+  SubspaceMethod method_;
+};
+
+}  // namespace galore_detail
+
+std::unique_ptr<UpdateRule> make_galore(const GaloreConfig& config) {
+  return std::make_unique<galore_detail::Galore>(config);
+}
+
+}  // namespace strata
