@@ -36,6 +36,15 @@ void CommandLine::option(const std::string& name, const std::string& value_name,
                                help.c_str());
 }
 
+void CommandLine::list_option(const std::string& name, const std::string& value_name,
+                              const std::string& help) {
+  namespace po = boost::program_options;
+  names_.push_back(name);
+  impl_->options.add_options()(
+      name.c_str(), po::value<std::vector<std::string>>()->composing()->value_name(value_name),
+      help.c_str());
+}
+
 void CommandLine::short_for(const std::string& name, const std::string& value_name,
                             const std::string& key, const std::string& help) {
   option(name, value_name, help);
@@ -131,6 +140,11 @@ bool CommandLine::parse(const std::vector<std::string>& arguments) {
 }
 
 bool CommandLine::has(const std::string& name) const { return impl_->values.count(name) != 0; }
+
+std::vector<std::string> CommandLine::values(const std::string& name) const {
+  return has(name) ? impl_->values[name].as<std::vector<std::string>>()
+                   : std::vector<std::string>();
+}
 
 std::optional<std::string> CommandLine::value(const std::string& name) const {
   if (!has(name)) return std::nullopt;

@@ -23,6 +23,8 @@ class CommandLine {
 
   void flag(const std::string& name, const std::string& help);
   void option(const std::string& name, const std::string& value_name, const std::string& help);
+  // An option that may be given several times.
+  void list_option(const std::string& name, const std::string& value_name, const std::string& help);
   // An option that is short for a configuration key: --plan FILE for --plan.file=FILE.
   void short_for(const std::string& name, const std::string& value_name, const std::string& key,
                  const std::string& help);
@@ -40,6 +42,7 @@ class CommandLine {
   }
   bool has(const std::string& name) const;
   std::optional<std::string> value(const std::string& name) const;
+  std::vector<std::string> values(const std::string& name) const;  // of a list option
 
  private:
   struct Impl;

@@ -10,7 +10,7 @@ namespace strata {
 namespace commands_detail {
 
 // Names that decisions reserve and this version does not have.
-const std::vector<std::string> kLater = {"profile", "simulate", "convert", "sweep"};
+const std::vector<std::string> kLater = {"profile", "simulate", "convert"};
 
 }  // namespace commands_detail
 
@@ -18,6 +18,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> all = {
       {"train", "train the model of a run file, or go on where it stopped", cmd_train},
       {"eval", "loss of a checkpoint on validation data", cmd_eval},
+      {"sweep", "a grid of runs of one run file, compared at the end", cmd_sweep},
       {"sample", "text from a checkpoint", cmd_sample},
       {"verify", "compare with a folder of reference results", cmd_verify},
       {"plan", "check | show: how ranks share a model", cmd_plan},

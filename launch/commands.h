@@ -16,6 +16,7 @@ struct Arguments : std::vector<std::string> {
 
 int cmd_train(const Arguments& arguments);
 int cmd_eval(const Arguments& arguments);
+int cmd_sweep(const Arguments& arguments);
 int cmd_sample(const Arguments& arguments);
 int cmd_verify(const Arguments& arguments);
 int cmd_plan(const Arguments& arguments);

@@ -15,6 +15,7 @@ Launcher find_launcher() {
     if (const char* value = std::getenv(name)) {
       out.present = true;
       out.rank = std::atoi(value);
+      out.batch_only = std::string_view(name) == "SLURM_PROCID" && out.rank == 0;
       break;
     }
   }

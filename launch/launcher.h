@@ -9,8 +9,9 @@
 namespace strata {
 
 struct Launcher {
-  bool present = false;  // mpirun, srun or the like
-  int rank = 0;          // as it says; 0 without one
+  bool present = false;     // mpirun, srun or the like
+  bool batch_only = false;  // nothing but the first or only process of a Slurm job
+  int rank = 0;             // as it says; 0 without one
   int slurm_tasks = 1;
 };
 Launcher find_launcher();

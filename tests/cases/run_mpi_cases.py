@@ -83,6 +83,11 @@ class Runs:
                               stderr=subprocess.STDOUT, check=False)
         return done.returncode, done.stdout.decode(errors="replace")
 
+    def sweep(self, arguments):
+        done = subprocess.run([self.binary, *arguments], cwd=self.folder, env=self.environment, timeout=120,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        return done.returncode, done.stdout.decode(errors="replace")
+
     def diff(self, a, b, options=("--optim",)):
         return self.alone(["ckpt", "diff", a, b, *options])[0]
 
@@ -290,6 +295,48 @@ def configuration_errors_are_printed_once(runs):
             "" if text.count("--optim.lr: got") == 1 else f"printed {text.count('--optim.lr: got')} times:\n{text}"]
 
 
+def sweeps_go_on(runs):
+    """SIGUSR1 to a sweep of two points of two ranks: both are saved, and the same command goes on with them, and afterwards
+    runs nothing; the points end with the bits of runs that were never interrupted."""
+    def words(steps):
+        return ["sweep", "run.ini", "--out=swept", "--set", "optim.lr=1e-3,1e-2", "--ranks=2", "--jobs=2", "--runtime.threads=1",
+                "--launcher", f"{runs.mpirun} --oversubscribe --bind-to none", "--ckpt.interval=0", *CONSTANT, steps]
+    process = subprocess.Popen([runs.binary, *words("--train.steps=100000")], cwd=runs.folder, env=runs.environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    points = ["swept/lr=1e-3", "swept/lr=1e-2"]
+    for point in points:
+        runs.wait_for_steps(point, 3, process)
+    process.send_signal(signal.SIGUSR1)
+    text = process.communicate(timeout=60)[0].decode(errors="replace")
+    wrong = [judge(process.returncode, text, 75, ["lr=1e-3: not finished", "lr=1e-2: not finished"])]
+    done = max(len(runs.metrics(point)) for point in points)
+    if done >= 100000 or not all(runs.checkpoints(point) for point in points):
+        wrong.append(f"{done} steps, checkpoints: {[runs.checkpoints(point) for point in points]}")
+    wrong.append(judge(*runs.sweep(words("--train.steps=99999")), 2, ["was trained otherwise: train.steps was 100000 and is 99999"]))
+    # Shorter from here on: what an earlier sweep of that length would have left.
+    steps = done + 10
+    for point in points:
+        path = os.path.join(runs.folder, point, "config.ini")
+        with open(path, encoding="utf-8") as file:
+            config = file.read()
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(config.replace("steps = 100000", f"steps = {steps}"))
+    wrong.append(judge(*runs.sweep(words(f"--train.steps={steps}")), 0,
+                       ["lr=1e-3: goes on from about step", f"lr=1e-2: finished at step {steps}"]))
+    code, again = runs.sweep(words(f"--train.steps={steps}"))
+    wrong.append(judge(code, again, 0, ["2 points in swept"]))
+    if "goes on" in again or "begins" in again:
+        wrong.append(f"finished points ran again:\n{again}")
+    for lr, point in zip(("1e-3", "1e-2"), points):
+        calm = f"calm-{lr}"
+        wrong.append(judge(*runs.run((2, ["train", "run.ini", f"--run.dir={calm}", f"--optim.lr={lr}", "--ckpt.interval=0",
+                                          *CONSTANT, f"--train.steps={steps}"])), 0, []))
+        if runs.curve(calm) != runs.curve(point):
+            wrong.append(f"{point} and {calm} differ")
+    wrong.append(judge(*runs.run((2, words("--train.steps=5"))), 2, ["Give --ranks N"]))
+    return wrong
+
+
 def locked_directory(runs):
     """A second run in the same directory is refused while the first one lives."""
     process = runs.start((2, ["train", "run.ini", "--run.dir=locked", ENDLESS, "--ckpt.interval=0"]))
@@ -334,7 +381,7 @@ def doctor_runs_everywhere(runs):
 
 CASES = [layouts_agree, plan_files, checkpoints_move_between_layouts, sampling_does_not_depend_on_ranks, preemption, save_and_go_on,
          termination, killed_run_goes_on, hang_is_reported, ranks_that_differ, data_that_differ, wrong_world,
-         configuration_errors_are_printed_once, locked_directory, failing_rank, reference_results_in_every_layout,
+         configuration_errors_are_printed_once, sweeps_go_on, locked_directory, failing_rank, reference_results_in_every_layout,
          doctor_runs_everywhere]
 
 
