@@ -1,235 +1,155 @@
 #include "optim/matrix/newton_schulz.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/addmm.h>
+#include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linalg_solve.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <utility>
 
-#include "core/error.h"
-#include "core/text.h"
+#include "core/ops/matrix_product.h"
+#include "optim/matrix/symmetric_product.h"
 
 namespace strata {
 namespace newton_schulz_detail {
 
-using Step = std::array<double, 3>;
-
-constexpr Step kKeller{3.4445, -4.7750, 2.0315}, kExact{2, -1.5, .5};
-
-struct Set {
-  std::vector<Step> steps;
-  double pre = 1, eps = 1e-20;
-};
-
-// As published; pe8 safety-divided but for its last step.
-const std::map<std::string, Set>& sets() {
-  static const std::map<std::string, Set> all = [] {
-    std::vector<Step> pe8{{8.28721201814563, -23.595886519098837, 17.300387312530933},
-                          {4.107059111542203, -2.9478499167379106, .5448431082926601},
-                          {3.9486908534822946, -2.908902115962949, .5518191394370137},
-                          {3.3184196573706015, -2.488488024314874, .51004894012372},
-                          {2.300652019954817, -1.6689039845749493, .4188073119525673},
-                          {1.891301407787398, -1.2679958271945868, .37680408948524835},
-                          {1.8750014808534479, -1.2500016453999487, .3750001645474248},
-                          {1.875, -1.25, .375}};
-    for (size_t i = 0; i + 1 < pe8.size(); ++i) {
-      for (int k = 0; k < 3; ++k) pe8[i][k] /= std::pow(1.01, 2 * k + 1);
-    }
-    return std::map<std::string, Set>{
-        {"keller5", {std::vector<Step>(5, kKeller)}},
-        {"exact12", {std::vector<Step>(12, kExact)}},
-        {"pe8", {std::move(pe8), 1.01, 1e-7}},
-        {"pe5",
-         {{{8.156554524902461, -22.48329292557795, 15.878769915207462},
-           {4.042929935166739, -2.808917465908714, .5000178451051316},
-           {3.8916678022926607, -2.772484153217685, .5060648178503393},
-           {3.285753657755655, -2.3681294933425376, .46449024233003106},
-           {2.3465413258596377, -1.7097828382687081, .42323551169305323}},
-          1.02,
-          1e-6}},
-        {"quintic5",
-         {{{4.0848, -6.8946, 2.9270},
-           {3.9505, -6.3029, 2.6377},
-           {3.7418, -5.5913, 2.3037},
-           {2.8769, -3.1427, 1.2046},
-           {2.8366, -3.0525, 1.2012}}}},
-        {"cans5",
-         {{{8.4703, -25.1081, 18.6293},
-           {4.1828, -3.1087, .5806},
-           {3.9619, -2.9541, .5630},
-           {3.2866, -2.4647, .5074},
-           {2.2737, -1.6447, .4162}}}},
-        {"cubic5",
-         {{{3.3656576, -3.3420992, 0},
-           {2.5744352, -1.4957376, 0},
-           {2.5368962, -1.4312570, 0},
-           {2.4418906, -1.2764040, 0},
-           {2.2230472, -.9630650, 0}}}}};
-  }();
-  return all;
-}
-
-// The best quintic for [l, u]: equal deviations of alternating sign at l, q, r, u (Remez exchange
-// on the two inner points).
-Step best_quintic(double l, double u) {
-  if (l / u >= 1 - 5e-6) return {15. / 8 / u, -10. / 8 / std::pow(u, 3), 3. / 8 / std::pow(u, 5)};
-  double q = (3 * l + u) / 4, r = (l + 3 * u) / 4, error = INFINITY;
-  Step out{};
-  for (int round = 0; round < 200; ++round) {
-    std::vector<double> rows;
-    double sign = 1;
-    for (const double x : {l, q, r, u}) {
-      rows.insert(rows.end(), {x, x * x * x, std::pow(x, 5), sign});
-      sign = -sign;
-    }
-    const auto on = at::TensorOptions().dtype(at::kDouble);
-    const Tensor solution = at::linalg_solve(
-        at::tensor(at::ArrayRef<double>(rows), on).view({4, 4}), at::tensor({1., 1., 1., 1.}, on));
-    const double* s = solution.const_data_ptr<double>();
-    out = {s[0], s[1], s[2]};
-    const double root = std::sqrt(9 * s[1] * s[1] - 20 * s[0] * s[2]);
-    q = std::sqrt((-3 * s[1] - root) / (10 * s[2]));
-    r = std::sqrt((-3 * s[1] + root) / (10 * s[2]));
-    if (std::abs(s[3] - error) <= 1e-15) break;
-    error = s[3];
+// Sixteen running sums, added up at the end: an order that depends on n alone.
+template <class T>
+__attribute__((optimize("O3"), target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) double
+sum_of_squares(const T* x, int64_t n) {
+  double sums[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    for (int64_t k = 0; k < 16; ++k) sums[k] += static_cast<double>(x[i + k]) * x[i + k];
   }
-  return out;
+  for (; i < n; ++i) sums[0] += static_cast<double>(x[i]) * x[i];
+  double sum = 0;
+  for (const double s : sums) sum += s;
+  return sum;
 }
 
-double value(const Step& p, double x) {
-  return p[0] * x + p[1] * x * x * x + p[2] * std::pow(x, 5);
+double norm_of(const Tensor& x) {
+  if (x.scalar_type() == at::kDouble)
+    return std::sqrt(sum_of_squares(x.const_data_ptr<double>(), x.numel()));
+  return std::sqrt(sum_of_squares(x.const_data_ptr<float>(), x.numel()));
 }
 
-// Divided by its norm, which is taken in fp64 (fp32 squares underflow below 1e-23).
-Tensor normalised(const Tensor& x, const NewtonSchulz& how) {
-  const double norm = how.pre * std::sqrt(x.to(at::kDouble).square().sum().item<double>());
-  const double by = how.clamp ? std::max(norm, how.eps) : norm + how.eps;
-  return x.to(accumulate_dtype(x.scalar_type())).div(by).to(x.scalar_type());
+// p = a I + b r + c r r, a matrix of the same eigenvectors. scratch: overwritten.
+void polynomial(const Tensor& p, const Tensor& r, const OddPolynomial& step, Tensor& scratch) {
+  const auto [a, b, c] = step;
+  if (c == 0) {
+    Tensor out = p;
+    at::mul_out(out, r, at::scalar_tensor(b, r.options()));
+  } else {
+    at::mul_out(scratch, r, at::scalar_tensor(c, r.options()));
+    scratch.diagonal().add_(b);
+    symmetric_product_out(p, r, scratch);
+  }
+  p.diagonal().add_(a);
 }
 
-// Reads x as [m, n] with m <= n and turns the result back.
-template <class Run>
-Tensor oriented(const Tensor& x, const NewtonSchulz& how, Run&& run) {
-  const bool tall = x.size(0) > x.size(1);
-  const Tensor y = run(normalised(tall ? x.t().contiguous() : x.contiguous(), how));
-  return tall ? y.t().contiguous() : y;
-}
-
-// b A + c A A.
-Tensor polynomial(const Tensor& a, const Step& s) {
-  if (s[2] == 0) return a * s[1];
-  return symmetric_product(a).mul_(s[2]).add_(a, s[1]);
-}
-
-Tensor iterate(Tensor x, const NewtonSchulz& how) {
-  for (const Step& s : how.steps) x = at::addmm(x, polynomial(symmetric_product(x), s), x, s[0], 1);
+Tensor iterate(Tensor x, const std::vector<OddPolynomial>& steps) {
+  const int64_t m = x.size(0);
+  Tensor r = at::empty({m, m}, x.options()), p = at::empty_like(r), scratch = at::empty_like(r);
+  Tensor next = at::empty_like(x);
+  for (const OddPolynomial& step : steps) {
+    symmetric_product_out(r, x, x.t());
+    polynomial(p, r, step, scratch);
+    ops::matrix_product_out(next, p, x);
+    std::swap(x, next);
+  }
   return x;
 }
 
-// Q = prod of (a + Z) with Z = b R + c R R, R <- (a + Z) R (a + Z): all m x m, symmetric,
-// commuting.
-Tensor iterate_gram(Tensor x, const NewtonSchulz& how) {
-  constexpr size_t kRestart = 2;
-  Tensor r = symmetric_product(x), q;
-  for (size_t k = 0; k < how.steps.size(); ++k) {
-    const Step& s = how.steps[k];
-    if (k == kRestart) {
-      x = at::mm(q, x);
-      r = symmetric_product(x);
-      q = Tensor();
+bool restarts(size_t step) { return step % 3 == 2; }
+
+Tensor iterate_gram(Tensor x, const std::vector<OddPolynomial>& steps) {
+  const int64_t m = x.size(0);
+  Tensor r = at::empty({m, m}, x.options()), p = at::empty_like(r), scratch = at::empty_like(r);
+  Tensor q = at::empty_like(r), next = at::empty_like(x);
+  for (size_t k = 0; k < steps.size(); ++k) {
+    const bool first = k == 0 || restarts(k);
+    if (k > 0 && first) {
+      ops::matrix_product_out(next, q, x);
+      std::swap(x, next);
     }
-    const Tensor z = polynomial(r, s);
-    if (q.defined()) {
-      q = at::addmm(q, q, z, s[0], 1);
+    if (first) symmetric_product_out(r, x, x.t());
+    polynomial(p, r, steps[k], scratch);
+    if (first) {
+      q.copy_(p);
     } else {
-      q = z.clone();
-      q.diagonal().add_(s[0]);
+      symmetric_product_out(scratch, q, p);
+      std::swap(q, scratch);
     }
-    if (k + 1 < how.steps.size() && k + 1 != kRestart) {
-      const Tensor y = at::addmm(r, r, z, s[0], 1);
-      r = at::addmm(y, z, y, s[0], 1);
+    if (k + 1 < steps.size() && !restarts(k + 1)) {
+      symmetric_product_out(scratch, r, p);
+      symmetric_product_out(r, p, scratch);
     }
   }
-  return at::mm(q, x);
+  ops::matrix_product_out(next, q, x);
+  return next;
 }
+
+bool takes_gram(int64_t m, int64_t n, size_t steps) { return n >= 2 * m && steps > 2; }
 
 }  // namespace newton_schulz_detail
 
 using namespace newton_schulz_detail;
 
-std::vector<std::string> newton_schulz_sets() {
-  std::vector<std::string> out;
-  for (const auto& [name, set] : sets()) out.push_back(name);
-  return out;
+Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute) {
+  if (!x.is_cpu() || (compute != at::kFloat && compute != at::kDouble))
+    return newton_schulz_batch(x.unsqueeze(0), how, compute).squeeze(0);
+  const bool tall = x.size(0) > x.size(1);
+  Tensor y = (tall ? x.t() : x).contiguous();
+  const double norm = how.pre * norm_of(y);
+  if (norm == 0) return at::zeros_like(x, at::MemoryFormat::Contiguous);
+  const double by = how.clamp ? std::max(norm, how.eps) : norm + how.eps;
+  y = y.to(compute) * (1 / by);
+  y = takes_gram(y.size(0), y.size(1), how.steps.size()) ? iterate_gram(y, how.steps)
+                                                         : iterate(y, how.steps);
+  return (tall ? y.t() : y).to(x.scalar_type()).contiguous();
 }
 
-NewtonSchulz newton_schulz_set(const std::string& name, int count) {
-  const auto at = sets().find(name);
-  STRATA_CHECK(at != sets().end(), cat("no coefficients called ", name));
-  const Set& set = at->second;
-  NewtonSchulz out{.steps = set.steps, .pre = set.pre, .eps = set.eps};
-  if (count > 0) out.steps.resize(static_cast<size_t>(count), set.steps.back());
-  return out;
-}
-
-std::vector<std::array<double, 3>> polar_express(double lower, int steps, double safety,
-                                                 double cushion) {
-  std::vector<Step> out;
-  double u = 1, l = lower;
-  for (int k = 0; k < steps; ++k) {
-    Step p = best_quintic(std::max(l, cushion * u), u);
-    if (cushion * u > l) {
-      const double centre = 2 / (value(p, l) + value(p, u));
-      for (double& c : p) c *= centre;
-    }
-    if (k + 1 < steps) {
-      for (int i = 0; i < 3; ++i) p[i] /= std::pow(1 + safety, 2 * i + 1);
-    }
-    out.push_back(p);
-    l = value(p, l);
-    u = 2 - l;
+Tensor newton_schulz_batch(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute) {
+  const bool tall = x.size(1) > x.size(2);
+  const Tensor norm = at::linalg_vector_norm(x, 2, at::IntArrayRef{1, 2}, true, at::kDouble);
+  const Tensor scaled = norm * how.pre;
+  const Tensor by = how.clamp ? scaled.clamp_min(how.eps) : scaled + how.eps;
+  Tensor y = (tall ? x.transpose(1, 2) : x).to(compute == at::kDouble ? compute : x.scalar_type());
+  y = (y * by.reciprocal().to(y.scalar_type())).to(compute).contiguous();
+  for (const auto& [a, b, c] : how.steps) {
+    const Tensor r = at::bmm(y, y.transpose(1, 2));
+    const Tensor p = c == 0 ? r * b : at::baddbmm(r, r, r, b, c);
+    y = at::baddbmm(y, p, y, a, 1);
   }
-  return out;
+  return (tall ? y.transpose(1, 2) : y).to(x.scalar_type()).contiguous();
 }
 
-Tensor symmetric_product(const Tensor& x) {
-  constexpr int64_t kBlock = 128;
-  const int64_t m = x.size(0);
-  if (m < 2 * kBlock || !x.is_cpu()) return at::mm(x, x.t());
-  const Tensor out = at::empty({m, m}, x.options());
-  for (int64_t begin = 0; begin < m; begin += kBlock) {
-    const int64_t rows = std::min(kBlock, m - begin), cols = begin + rows;
-    Tensor part = out.narrow(0, begin, rows).narrow(1, 0, cols);
-    at::mm_out(part, x.narrow(0, begin, rows), x.narrow(0, 0, cols).t());
-    if (begin > 0)
-      out.narrow(0, 0, begin).narrow(1, begin, rows).copy_(part.narrow(1, 0, begin).t());
-  }
-  return out;
-}
-
-Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how) {
-  constexpr int64_t kGramFrom = 128;  // rows; below, products are too small to matter
-  return oriented(x, how, [&](const Tensor& y) {
-    const bool gram = y.size(0) >= kGramFrom && y.size(1) >= 2 * y.size(0) &&
-                      how.steps.size() > 2 && accumulate_dtype(y.scalar_type()) == y.scalar_type();
-    return gram ? iterate_gram(y, how) : iterate(y, how);
-  });
-}
-
-Tensor newton_schulz_plain(const Tensor& x, const NewtonSchulz& how) {
-  return oriented(x, how, [&](Tensor y) {
-    for (const Step& s : how.steps) {
-      const Tensor a = at::mm(y, y.t());
-      const Tensor b = a * s[1] + at::mm(a, a) * s[2];
-      y = y * s[0] + at::mm(b, y);
+double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how) {
+  const double m = static_cast<double>(std::min(rows, cols)),
+               n = static_cast<double>(std::max(rows, cols));
+  const std::vector<OddPolynomial>& steps = how.steps;
+  const bool gram = takes_gram(std::min(rows, cols), std::max(rows, cols), steps.size());
+  double flops = gram ? 2 * m * m * n : 0;
+  for (size_t k = 0; k < steps.size(); ++k) {
+    if (steps[k][2] != 0) flops += m * m * m;  // r r
+    if (!gram) {
+      flops += 3 * m * m * n;
+      continue;
     }
-    return y;
-  });
+    const bool first = k == 0 || restarts(k);
+    if (first) flops += (k > 0 ? 3 : 1) * m * m * n;
+    if (!first) flops += m * m * m;                                        // q p
+    if (k + 1 < steps.size() && !restarts(k + 1)) flops += 2 * m * m * m;  // p r p
+  }
+  return flops;
 }
 
 }  // namespace strata

@@ -1,53 +1,33 @@
 #pragma once
-// Orthogonalisation by Newton-Schulz iteration (optimizers.md 3.3): every singular value x of
-// X / (pre |X|_F) goes through odd polynomials a x + b x^3 + c x^5 that drive it towards 1.
+// Orthogonalisation of a matrix: U V^T of X = U S V^T, nearly, by products alone (Newton-Schulz).
 //
 //   X <- X / (pre |X|_F + eps)      or / max(pre |X|_F, eps)
-//   for each (a, b, c):   A = X X^T    B = b A + c A A    X <- a X + B X
+//   for each (a, b, c):   A = X X^T    P = a I + b A + c A A    X <- P X
 //
-// X is transposed first where it has more rows than columns. Products of equal factors are
-// symmetric: only blocks on and below the diagonal are computed. Long matrices (n >= 2 m) iterate
-// their m x m Gram matrix instead and multiply X once, with a restart before the third step, which
-// keeps rounding small (Dao-AILab, gram-newton-schulz).
-#include <array>
-#include <string>
-#include <vector>
-
+// which takes every singular value x to a x + b x^3 + c x^5 (newton_schulz_sets.h). X is transposed
+// first where it has more rows than columns. On CPUs in fp32 and fp64
+//   - A and A A are symmetric products (symmetric_product.h);
+//   - matrices at least twice as long as wide iterate R = X X^T instead, all m x m, symmetric and
+//     commuting:    P = a I + b R + c R R    Q <- Q P    R <- P R P    and at last X <- Q X
+//     with a restart (X <- Q X, R = X X^T, Q = I) before the third step and every third after it,
+//     because R knows singular values only to the root of the rounding error (Dao-AILab,
+//     gram-newton-schulz).
 #include "core/tensor.h"
+#include "optim/matrix/newton_schulz_sets.h"
 
 namespace strata {
 
-struct NewtonSchulz {
-  std::vector<std::array<double, 3>> steps;  // (a, b, c)
-  double pre = 1;
-  double eps = 1e-20;
-  bool clamp = false;  // max(pre |X|_F, eps) instead of pre |X|_F + eps
-};
+// x [rows, cols] in fp32 or fp64. The result has x's shape and type; zero gives zero, 1 x N gives
+// f(1) x / |x|. The norm is summed in fp64. compute: the type of the products; a 16-bit type is
+// taken after the division by the norm, so that nothing over- or underflows. The bits depend on x
+// alone, not on threads.
+Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute);
 
-// Coefficient sets by name:
-//   keller5   5 equal steps (Jordan), the range [0.68, 1.13]
-//   pe5, pe8  Polar Express (Amsel et al. 2025), [0.86, 1.14] and 1.00
-//   quintic5  You, [0.98, 1.03]
-//   cans5     Chebyshev-optimised (Grishina et al. 2025), [0.88, 1.12]
-//   exact12   (2, -1.5, 0.5) twelve times, 1.00
-//   cubic5    without the quintic term, [0.77, 1.30]
-std::vector<std::string> newton_schulz_sets();
-// count: steps; 0 the set's own number. More than it has: the last repeats. Throws InternalError
-// for a name that is not in newton_schulz_sets().
-NewtonSchulz newton_schulz_set(const std::string& name, int count = 0);
+// A batch x [L, rows, cols], in the plain form and LibTorch's batched products: for devices, and
+// the oracle of the above.
+Tensor newton_schulz_batch(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute);
 
-// The optimal polynomials for singular values in [lower, 1] (Polar Express): safety divides all but
-// the last by powers of 1 + safety; cushion bounds how small a value may be taken for.
-std::vector<std::array<double, 3>> polar_express(double lower, int steps, double safety,
-                                                 double cushion);
-
-// X [rows, cols], fp32 or fp64 (16 bits: computed so, normalised in fp32). A new tensor of X's type
-// and shape. Zero gives zero.
-Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how);
-// The same without symmetric products and Gram iteration: the oracle of tests.
-Tensor newton_schulz_plain(const Tensor& x, const NewtonSchulz& how);
-
-// X X^T for X [m, n]: the lower half in blocks, mirrored.
-Tensor symmetric_product(const Tensor& x);
+// Floating-point operations of one matrix, as carried out on a CPU in fp32.
+double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how);
 
 }  // namespace strata

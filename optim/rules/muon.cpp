@@ -1,30 +1,38 @@
 #include "optim/rules/muon.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "core/config/visitor.h"
 #include "core/error.h"
-#include "optim/matrix/newton_schulz.h"
+#include "core/text.h"
+#include "optim/rules/each_piece.h"
 
 namespace strata {
 
 void MuonConfig::visit(ConfigVisitor& v) {
   v.field("momentum", momentum, fraction_below_one(), "decay of the averaged gradient");
   v.field("nesterov", nesterov, "look ahead by one gradient");
-  std::vector<std::string> sets = newton_schulz_sets();
-  v.field("coefficients", coefficients, one_of(sets),
+  v.field("coefficients", coefficients, one_of(newton_schulz_sets()),
           "polynomials of the orthogonalisation: keller5 (the original), pe5 and pe8 (Polar "
-          "Express), quintic5, cans5, exact12, cubic5");
+          "Express), quintic5, cans5, dsv4_10, exact12, cubic5 (aol4 would flip signs and is "
+          "refused)");
   v.field("ns_steps", ns_steps, between(0, 64), "their number; 0: as many as the set has");
-  v.field("eps", eps, positive(), "that of the set", "added to the norm before orthogonalisation");
+  if (const std::string allowed = allowed_ns_steps(coefficients, ns_steps); !allowed.empty())
+    v.problem("ns_steps", cat(ns_steps), allowed);
+  v.field("eps", eps, number_between(1e-30, 1), "that of the set, 1e-20 where it has none",
+          "floor of the norm before the orthogonalisation");
   v.field("eps_mode", eps_mode, one_of({"add", "clamp"}),
-          "add eps to the norm, or take the larger of both");
-  v.field("scale", scale, one_of({"match_rms", "original", "none"}),
-          "size of an update of p x q: 0.2 sqrt(max(p, q)), sqrt(max(1, p / q)), or 1");
-  v.field("ns_dtype", ns_dtype, one_of({"auto", "fp32", "bf16", "fp16"}),
+          "add eps to the norm, or divide by the larger of both");
+  v.field("scale", scale, one_of({"match_rms", "original", "spectral", "none"}),
+          "size of an update of p x q: 0.2 sqrt(max(p, q)), sqrt(max(1, p / q)), sqrt(p / q), 1");
+  v.field("ns_dtype", ns_dtype, one_of({"auto", "fp32", "fp64", "bf16", "fp16"}),
           "type of the orthogonalisation; auto: that of the masters on CPUs, fp16 on GPUs");
   v.field("weight_decay", weight_decay, non_negative(),
           "decoupled weight decay, by the learning rate without the scale");
@@ -34,11 +42,7 @@ namespace muon_detail {
 
 class Muon final : public UpdateRule {
  public:
-  explicit Muon(const MuonConfig& config)
-      : c_(config), how_(newton_schulz_set(c_.coefficients, static_cast<int>(c_.ns_steps))) {
-    if (c_.eps) how_.eps = *c_.eps;
-    how_.clamp = c_.eps_mode == "clamp";
-  }
+  Muon(const MuonConfig& config, const NewtonSchulz& how) : c_(config), how_(how) {}
   std::string name() const override { return "muon"; }
   Needs needs() const override { return Needs::Matrix; }
   double weight_decay() const override { return c_.weight_decay; }
@@ -46,45 +50,86 @@ class Muon final : public UpdateRule {
     return {{"momentum", shape, dtype}};
   }
   double cost(int64_t rows, int64_t cols) const override {
-    const double m = static_cast<double>(std::min(rows, cols)),
-                 n = static_cast<double>(std::max(rows, cols));
-    return static_cast<double>(how_.steps.size()) * (4 * m * m * n + 2 * m * m * m);
+    return newton_schulz_flops(rows, cols, how_) +
+           8 * static_cast<double>(rows) * static_cast<double>(cols);
   }
+
   void update(std::span<Piece> pieces, int64_t) const override {
-    for (Piece& piece : pieces) update_one(piece);
+    for (const Piece& piece : pieces) {
+      if (piece.weights.dim() != 2) {
+        throw ConfigError("optim.include", cat(piece.name, " ", shape_text(piece.weights.sizes())),
+                          "parameters that are matrices: muon has no update for vectors");
+      }
+    }
+    const bool own_products = std::all_of(pieces.begin(), pieces.end(), [&](const Piece& piece) {
+      const at::ScalarType type = compute_type(piece.weights);
+      return piece.weights.is_cpu() && (type == at::kFloat || type == at::kDouble);
+    });
+    if (own_products) {
+      for_each_piece(pieces, *this, [&](Piece& piece) {
+        const Tensor u = averaged(piece);
+        apply(piece, newton_schulz(u, how_, compute_type(u)));
+      });
+    } else {
+      update_batches(pieces);
+    }
   }
 
  private:
-  void update_one(Piece& piece) const {
-    STRATA_CHECK(piece.weights.dim() == 2, "muon updates matrices");
-    Tensor& m = piece.state[0];
-    m.mul_(c_.momentum).add_(piece.grad, (1 - c_.momentum) * piece.grad_scale);
-    Tensor u = m;
-    if (c_.nesterov) u = (m * c_.momentum).add_(piece.grad, (1 - c_.momentum) * piece.grad_scale);
-    const at::ScalarType type = ns_type(u);
-    Tensor direction;
-    if (type == u.scalar_type()) {
-      direction = newton_schulz(u, how_);
-    } else {
-      // Normalised before it is rounded, so that 16 bits cannot overflow.
-      const double norm = std::sqrt(u.to(at::kDouble).square().sum().item<double>());
-      const Tensor unit = norm > 0 ? u / norm : u;
-      direction = newton_schulz(unit.to(type), how_).to(u.scalar_type());
+  // Those equal up to transposition together, for LibTorch's batched products. On CPUs one at a
+  // time, so that no bit depends on which others there are.
+  void update_batches(std::span<Piece> pieces) const {
+    constexpr int64_t kElements = int64_t{1} << 26;
+    std::map<std::pair<int64_t, int64_t>, std::vector<Piece*>> groups;
+    for (Piece& piece : pieces) {
+      const int64_t p = piece.weights.size(0), q = piece.weights.size(1);
+      groups[{std::min(p, q), std::max(p, q)}].push_back(&piece);
     }
-    apply_direction(piece, direction.mul_(scale(piece.weights.size(0), piece.weights.size(1))));
+    for (auto& [shape, group] : groups) {
+      const int64_t most = std::max<int64_t>(1, kElements / (shape.first * shape.second));
+      const size_t step = group[0]->weights.is_cpu() ? 1 : static_cast<size_t>(most);
+      for (size_t begin = 0; begin < group.size(); begin += step) {
+        const size_t end = std::min(group.size(), begin + step);
+        std::vector<Tensor> matrices;
+        for (size_t i = begin; i < end; ++i) {
+          const Tensor u = averaged(*group[i]);
+          matrices.push_back(u.size(0) > u.size(1) ? u.t() : u);
+        }
+        const Tensor batch =
+            newton_schulz_batch(at::stack(matrices), how_, compute_type(matrices[0]));
+        for (size_t i = begin; i < end; ++i) {
+          Piece& piece = *group[i];
+          const Tensor o = batch[static_cast<int64_t>(i - begin)];
+          apply(piece, piece.weights.size(0) > piece.weights.size(1) ? o.t() : o);
+        }
+      }
+    }
+  }
+
+  // Takes the gradient into the momentum and gives U.
+  Tensor averaged(Piece& piece) const {
+    Tensor& m = piece.state[0];
+    const double fresh = (1 - c_.momentum) * piece.grad_scale;
+    m.mul_(c_.momentum).add_(piece.grad, fresh);
+    return c_.nesterov ? (m * c_.momentum).add_(piece.grad, fresh) : m;
+  }
+
+  void apply(Piece& piece, const Tensor& direction) const {
+    apply_direction(piece, direction * scale(piece.weights.size(0), piece.weights.size(1)));
   }
 
   double scale(int64_t rows, int64_t cols) const {
     const double p = static_cast<double>(rows), q = static_cast<double>(cols);
     if (c_.scale == "match_rms") return 0.2 * std::sqrt(std::max(p, q));
-    return c_.scale == "original" ? std::sqrt(std::max(1.0, p / q)) : 1.0;
+    if (c_.scale == "original") return std::sqrt(std::max(1.0, p / q));
+    return c_.scale == "spectral" ? std::sqrt(p / q) : 1.0;
   }
 
-  at::ScalarType ns_type(const Tensor& u) const {
-    if (u.scalar_type() == at::kDouble) return at::kDouble;
+  at::ScalarType compute_type(const Tensor& x) const {
+    if (c_.ns_dtype == "fp64" || x.scalar_type() == at::kDouble) return at::kDouble;
     if (c_.ns_dtype == "bf16") return at::kBFloat16;
-    if (c_.ns_dtype == "fp16" || (c_.ns_dtype == "auto" && u.is_cuda())) return at::kHalf;
-    return u.scalar_type();
+    if (c_.ns_dtype == "fp16" || (c_.ns_dtype == "auto" && x.is_cuda())) return at::kHalf;
+    return at::kFloat;
   }
 
   MuonConfig c_;
@@ -94,7 +139,14 @@ class Muon final : public UpdateRule {
 }  // namespace muon_detail
 
 std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config) {
-  return std::make_unique<muon_detail::Muon>(config);
+  NewtonSchulz how = newton_schulz_set(config.coefficients, config.ns_steps);
+  if (config.eps) how.eps = *config.eps;
+  how.clamp = config.eps_mode == "clamp";
+  return make_muon(config, how);
+}
+
+std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config, const NewtonSchulz& how) {
+  return std::make_unique<muon_detail::Muon>(config, how);
 }
 
 }  // namespace strata

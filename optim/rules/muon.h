@@ -1,18 +1,28 @@
 #pragma once
 #include <optional>
+#include <string>
 
+#include "optim/matrix/newton_schulz.h"
 #include "optim/update_rule.h"
 
 namespace strata {
 
-// Muon (Jordan et al. 2024): momentum whose matrix is replaced by the nearest orthogonal one.
-//   M <- mu M + (1 - mu) G      U = nesterov ? (1 - mu) G + mu M : M
-//   W <- (1 - lr wd) W - lr s(p, q) NS(U)            NS: optim/matrix/newton_schulz.h
-//   s = 0.2 sqrt(max(p, q))   match_rms: updates as large as AdamW's, one learning rate for both
-//       sqrt(max(1, p / q))   original
-//       1                     none
-// for every logical matrix of p outputs and q inputs. Momentum is the exponential average (EMA);
-// the heavy-ball form is 1 / (1 - mu) times it and gives the same updates.
+// Muon (Jordan et al. 2024): momentum, whose matrix is replaced by the nearest orthogonal one.
+//
+//   M <- mu M + (1 - mu) G      U = nesterov ? mu M + (1 - mu) G : M
+//   W <- (1 - lr wd) W - lr s NS(U)            NS: optim/matrix/newton_schulz.h
+//
+// for every logical matrix W of p outputs and q inputs; s by `scale`:
+//   match_rms  0.2 sqrt(max(p, q))   updates as large as AdamW's: one learning rate and decay do
+//   for
+//                                    both (Liu et al. 2025, Moonlight)
+//   original   sqrt(max(1, p / q))
+//   spectral   sqrt(p / q)           a bounded change of outputs of bounded inputs
+//   none       1
+// Decay sees lr without s. Momentum is the exponential average; the heavy-ball form of other
+// programs is 1 / (1 - mu) times it and gives the same updates but for eps.
+//
+// State: momentum [p, q]. Pieces that are vectors are refused: they belong to a companion.
 struct MuonConfig {
   double momentum = 0.95;
   bool nesterov = true;
@@ -26,5 +36,7 @@ struct MuonConfig {
   void visit(ConfigVisitor& v);
 };
 std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config);
+// With polynomials of one's own instead of config.coefficients, ns_steps, eps and eps_mode.
+std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config, const NewtonSchulz& how);
 
 }  // namespace strata

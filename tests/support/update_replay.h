@@ -1,17 +1,19 @@
 #pragma once
 // Plays an update rule on recorded gradients.
-#include <ATen/ops/randn.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
-#include <array>
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "core/io/safetensors.h"
+#include "core/rng.h"
 #include "optim/update_rule.h"
 
 namespace strata::testing {
@@ -36,16 +38,19 @@ struct Played {
     }
     throw std::out_of_range("no state " + name);
   }
+  Piece piece(const Tensor& grad, double lr, double grad_scale = 1, const Tensor& rounded = {}) {
+    return {.name = "w",
+            .weights = weights,
+            .grad = grad,
+            .rounded = rounded,
+            .state = state,
+            .grad_scale = grad_scale,
+            .lr = lr,
+            .decay = rule.weight_decay()};
+  }
   void update(const Tensor& grad, double lr, double grad_scale = 1, const Tensor& rounded = {}) {
-    Piece piece{.name = "w",
-                .weights = weights,
-                .grad = grad,
-                .rounded = rounded,
-                .state = state,
-                .grad_scale = grad_scale,
-                .lr = lr,
-                .decay = rule.weight_decay()};
-    rule.update({&piece, 1}, updates++);
+    Piece one = piece(grad, lr, grad_scale, rounded);
+    rule.update({&one, 1}, updates++);
   }
 };
 
@@ -60,42 +65,71 @@ inline std::vector<Tensor> trace_gradients() {
           matrix(2, 2, {-.3, .25, .15, .1}), matrix(2, 2, {.12, .07, -.2, .33})};
 }
 
-// expected: the weights after each of the first updates.
-inline void expect_trace(const UpdateRule& rule, const std::vector<std::vector<double>>& expected) {
+// Largest difference from `expected`, the weights after each of the first updates. Gradients are
+// given four times too large and scaled back, as sums over four parts are.
+inline double trace_error(const UpdateRule& rule, const std::vector<std::vector<double>>& expected,
+                          double lr = .01) {
   Played played(rule, trace_start());
+  double most = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
-    played.update(trace_gradients()[i], .01);
+    played.update(trace_gradients()[i] * 4, lr, .25);
     const Tensor error = (played.weights - matrix(2, 2, expected[i])).abs().max();
-    EXPECT_LE(error.item<double>(), 1e-10) << rule.name() << ", update " << i + 1;
+    most = std::max(most, error.item<double>());
   }
+  return most;
+}
+inline void expect_trace(const UpdateRule& rule, const std::vector<std::vector<double>>& expected,
+                         double lr = .01) {
+  EXPECT_LE(trace_error(rule, expected, lr), 1e-10) << rule.name();
+}
+
+// Standard normal numbers, the same on every machine.
+inline Tensor normal(const Shape& shape, uint64_t seed, at::ScalarType dtype = at::kDouble) {
+  Tensor x = at::zeros(shape, at::TensorOptions().dtype(at::kFloat));
+  Rng(seed, "test", "optim").fill_normal(0, x.numel(), x.mutable_data_ptr<float>());
+  return x.to(dtype);
 }
 
 inline double relative(const Tensor& given, const Tensor& wanted, const Tensor& scale) {
   return ((given - wanted).norm() / scale.norm()).item<double>();
 }
 
-// All matrices of tests/golden/optim/<file>.safetensors in fp64: every update within 1e-10 of the
-// displacement. after: called when update `step` (from 0) of a matrix was made.
-inline void replay(const std::string& file, const UpdateRule& rule, double lr, size_t matrices,
-                   const std::function<void(const io::SafetensorsReader&, const std::string& name,
-                                            int64_t step, Played&)>& after = {}) {
+using AfterUpdate = std::function<void(const io::SafetensorsReader&, const std::string& name,
+                                       int64_t step, Played&)>;
+
+inline io::SafetensorsReader recorded(const std::string& file) {
   const std::filesystem::path folder = std::filesystem::path(__FILE__).parent_path();
-  const io::SafetensorsReader in((folder / "../golden/optim" / (file + ".safetensors")).string());
+  return io::SafetensorsReader((folder / "../golden/optim" / (file + ".safetensors")).string());
+}
+
+// Parameter `name` of a recorded run, in fp64: the largest error of an update, relative to the way
+// from the start. after: called when update `step` (from 0) was made.
+inline double replay_error(const io::SafetensorsReader& in, const std::string& name,
+                           const UpdateRule& rule, double lr, const AfterUpdate& after = {}) {
+  const Tensor start = in.read("p." + name).to(at::kDouble);
+  const Tensor grads = in.read("g." + name).to(at::kDouble), wanted = in.read("w." + name);
+  Played played(rule, start);
+  double most = 0;
+  for (int64_t step = 0; step < grads.size(0); ++step) {
+    played.update(grads[step].contiguous(), lr);
+    const double moved = (wanted[step] - start).norm().item<double>();
+    const double error = (played.weights - wanted[step]).norm().item<double>();
+    most = std::max(most, moved > 0 ? error / moved : error);
+    if (after) after(in, name, step, played);
+  }
+  return most;
+}
+
+// All matrices of tests/golden/optim/<file>.safetensors: every update within 1e-10 of the way.
+inline void replay(const std::string& file, const UpdateRule& rule, double lr, size_t matrices,
+                   const AfterUpdate& after = {}) {
+  const io::SafetensorsReader in = recorded(file);
   size_t seen = 0;
   for (const std::string& key : in.names()) {
     if (!key.starts_with("p.") || in.entry(key).shape.size() != 2) continue;
     const std::string name = key.substr(2);
     ++seen;
-    const Tensor start = in.read(key).to(at::kDouble);
-    const Tensor grads = in.read("g." + name).to(at::kDouble), wanted = in.read("w." + name);
-    Played played(rule, start);
-    for (int64_t step = 0; step < grads.size(0); ++step) {
-      played.update(grads[step].contiguous(), lr);
-      const double moved = (wanted[step] - start).norm().item<double>();
-      const double error = (played.weights - wanted[step]).norm().item<double>();
-      EXPECT_LE(error, 1e-10 * moved) << file << " " << name << ", update " << step + 1;
-      if (after) after(in, name, step, played);
-    }
+    EXPECT_LE(replay_error(in, name, rule, lr, after), 1e-10) << file << " " << name;
   }
   EXPECT_EQ(seen, matrices) << file;
 }

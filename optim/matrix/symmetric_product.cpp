@@ -1,0 +1,111 @@
+#include "optim/matrix/symmetric_product.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/ops/block_gemm.h"
+#include "core/ops/cpu_rows.h"
+#include "core/text.h"
+
+namespace strata {
+namespace symmetric_product_detail {
+
+using ops::block::gemm;
+using ops::block::transpose;
+
+// Rows of a block, columns computed at a time, and the steps of k for which the rows of A stay in
+// the second-level cache.
+constexpr int64_t kRows = 96, kColumns = 256, kDepth = 256;
+
+// Rows that lie densely one after another.
+Tensor rows_of(const Tensor& x) { return x.stride(1) == 1 || x.size(1) <= 1 ? x : x.contiguous(); }
+
+template <class T>
+struct Operands {
+  const T* a;
+  int64_t a_stride;
+  const T* b;
+  int64_t b_stride;
+  T* to;
+  int64_t m, k;
+  bool accumulate;
+};
+
+// Rows [begin, end) up to the diagonal, and their mirror image above it.
+template <class T>
+void block_of_rows(const Operands<T>& o, int64_t begin, int64_t end) {
+  const int64_t rows = end - begin;
+  for (int64_t n = 0; n < end; n += kColumns) {
+    const int64_t columns = std::min(kColumns, end - n);
+    for (int64_t k = 0; k == 0 || k < o.k; k += kDepth) {
+      gemm(false, false, rows, columns, std::min(kDepth, o.k - k), o.a + begin * o.a_stride + k,
+           o.a_stride, o.b + k * o.b_stride + n, o.b_stride, o.to + begin * o.m + n, o.m,
+           o.accumulate || k > 0);
+    }
+  }
+  transpose(rows, begin, o.to + begin * o.m, o.m, o.to + begin, o.m);
+}
+
+template <class T>
+void lower_half(const Tensor& to, const Tensor& a_mk, const Tensor& b_km, bool accumulate) {
+  const Tensor a = rows_of(a_mk), b = rows_of(b_km);
+  const int64_t m = to.size(0);
+  const Operands<T> o{a.const_data_ptr<T>(),
+                      m > 1 ? a.stride(0) : a.size(1),
+                      b.const_data_ptr<T>(),
+                      b.size(0) > 1 ? b.stride(0) : m,
+                      to.mutable_data_ptr<T>(),
+                      m,
+                      a.size(1),
+                      accumulate};
+  const int64_t blocks = (m + kRows - 1) / kRows;
+  // The longest block of rows goes with the shortest: equal work for every thread.
+  ops::for_blocks((blocks + 1) / 2, 1, [&](int64_t pair, int64_t, int64_t) {
+    const int64_t other = blocks - 1 - pair;
+    block_of_rows(o, pair * kRows, std::min(m, (pair + 1) * kRows));
+    if (other != pair) block_of_rows(o, other * kRows, std::min(m, (other + 1) * kRows));
+  });
+}
+
+// With LibTorch's products: a quarter of the rows at a time.
+void lower_quarters(Tensor to, const Tensor& a, const Tensor& b, bool accumulate) {
+  constexpr int64_t kWorth = 512, kParts = 4;
+  const int64_t m = to.size(0), part = m < kWorth ? m : (m + kParts - 1) / kParts;
+  for (int64_t begin = 0; begin < m; begin += part) {
+    const int64_t rows = std::min(part, m - begin), columns = begin + rows;
+    Tensor block = to.narrow(0, begin, rows).narrow(1, 0, columns);
+    const Tensor left = a.narrow(0, begin, rows), right = b.narrow(1, 0, columns);
+    block.copy_(accumulate ? at::addmm(block, left, right) : at::mm(left, right));
+    if (begin > 0)
+      to.narrow(0, 0, begin).narrow(1, begin, rows).copy_(block.narrow(1, 0, begin).t());
+  }
+}
+
+}  // namespace symmetric_product_detail
+
+void symmetric_product_out(const Tensor& to, const Tensor& a, const Tensor& b, bool accumulate) {
+  using namespace symmetric_product_detail;
+  STRATA_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == b.size(0) &&
+                   to.sizes() == Shape({a.size(0), a.size(0)}) && to.is_contiguous(),
+               cat("symmetric_product: ", shape_text(a.sizes()), " times ", shape_text(b.sizes()),
+                   " into ", shape_text(to.sizes())));
+  if (to.is_cpu() && to.scalar_type() == at::kFloat) {
+    lower_half<float>(to, a, b, accumulate);
+  } else if (to.is_cpu() && to.scalar_type() == at::kDouble) {
+    lower_half<double>(to, a, b, accumulate);
+  } else {
+    lower_quarters(to, a, b, accumulate);
+  }
+}
+
+Tensor symmetric_product(const Tensor& a, const Tensor& b) {
+  Tensor to = at::empty({a.size(0), a.size(0)}, a.options());
+  symmetric_product_out(to, a, b);
+  return to;
+}
+
+}  // namespace strata

@@ -1,0 +1,37 @@
+#include "optim/rules/each_piece.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <numeric>
+#include <vector>
+
+namespace strata {
+
+void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule,
+                    const std::function<void(Piece&)>& update) {
+  const int threads = at::get_num_threads();
+  const bool cpu = std::all_of(pieces.begin(), pieces.end(),
+                               [](const Piece& piece) { return piece.weights.is_cpu(); });
+  if (!cpu || threads == 1 || pieces.size() < 2 * static_cast<size_t>(threads)) {
+    for (Piece& piece : pieces) update(piece);
+    return;
+  }
+  const auto cost = [&](size_t i) {
+    const Tensor& w = pieces[i].weights;
+    return w.dim() == 2 ? rule.cost(w.size(0), w.size(1)) : static_cast<double>(w.numel());
+  };
+  std::vector<size_t> order(pieces.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return cost(a) > cost(b); });
+  std::atomic<size_t> next = 0;
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t thread = begin; thread < end; ++thread) {
+      for (size_t i = next++; i < order.size(); i = next++) update(pieces[order[i]]);
+    }
+  });
+}
+
+}  // namespace strata
