@@ -1,12 +1,9 @@
 #pragma once
-// Plays an update rule on recorded gradients.
-#include <ATen/ops/randn.h>
+// Plays an update rule on recorded gradients. Only for optim_test, which knows STRATA_GOLDEN_DIR.
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
-#include <array>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -79,8 +76,7 @@ inline double relative(const Tensor& given, const Tensor& wanted, const Tensor& 
 inline void replay(const std::string& file, const UpdateRule& rule, double lr, size_t matrices,
                    const std::function<void(const io::SafetensorsReader&, const std::string& name,
                                             int64_t step, Played&)>& after = {}) {
-  const std::filesystem::path folder = std::filesystem::path(__FILE__).parent_path();
-  const io::SafetensorsReader in((folder / "../golden/optim" / (file + ".safetensors")).string());
+  const io::SafetensorsReader in(STRATA_GOLDEN_DIR "/optim/" + file + ".safetensors");
   size_t seen = 0;
   for (const std::string& key : in.names()) {
     if (!key.starts_with("p.") || in.entry(key).shape.size() != 2) continue;
