@@ -213,7 +213,8 @@ TEST(NewtonSchulz, FastFormsAreThePlainOne) {
         const Tensor plain = newton_schulz_batch(x.unsqueeze(0), how, at::kDouble)[0];
         EXPECT_LE(relative_error(ns(x, how), plain), 1e-9) << set << " " << rows << " " << cols;
         const Tensor narrow = newton_schulz(x.to(at::kFloat), how, at::kFloat);
-        EXPECT_LE(relative_error(narrow, plain), gram && hard ? 2e-4 : 2e-5)
+        EXPECT_LE(relative_error(narrow, plain),
+                  hard && (gram || how.steps.size() > 5) ? 2e-4 : 2e-5)
             << set << " " << rows << " x " << cols << (hard ? ", four decades" : "");
       }
     }

@@ -1,5 +1,5 @@
 #pragma once
-// Plays an update rule on recorded gradients.
+// Plays an update rule on recorded gradients. Only for optim_test, which knows STRATA_GOLDEN_DIR.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -98,8 +97,7 @@ using AfterUpdate = std::function<void(const io::SafetensorsReader&, const std::
                                        int64_t step, Played&)>;
 
 inline io::SafetensorsReader recorded(const std::string& file) {
-  const std::filesystem::path folder = std::filesystem::path(__FILE__).parent_path();
-  return io::SafetensorsReader((folder / "../golden/optim" / (file + ".safetensors")).string());
+  return io::SafetensorsReader(std::string(STRATA_GOLDEN_DIR) + "/optim/" + file + ".safetensors");
 }
 
 // Parameter `name` of a recorded run, in fp64: the largest error of an update, relative to the way
