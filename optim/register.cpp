@@ -1,6 +1,6 @@
 #include "optim/rules/adamw.h"
-#include "optim/rules/muon.h"
 #include "optim/rules/galore.h"
+#include "optim/rules/muon.h"
 #include "optim/rules/sgd.h"
 #include "optim/rules/soap.h"
 #include "optim/update_rule.h"

@@ -34,11 +34,7 @@ namespace muon_detail {
 
 class Muon final : public UpdateRule {
  public:
-  explicit Muon(const MuonConfig& config)
-      : c_(config), how_(newton_schulz_set(c_.coefficients, static_cast<int>(c_.ns_steps))) {
-    if (c_.eps) how_.eps = *c_.eps;
-    how_.clamp = c_.eps_mode == "clamp";
-  }
+  Muon(const MuonConfig& config, const NewtonSchulz& how) : c_(config), how_(how) {}
   std::string name() const override { return "muon"; }
   Needs needs() const override { return Needs::Matrix; }
   double weight_decay() const override { return c_.weight_decay; }
@@ -94,7 +90,14 @@ class Muon final : public UpdateRule {
 }  // namespace muon_detail
 
 std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config) {
-  return std::make_unique<muon_detail::Muon>(config);
+  NewtonSchulz how = newton_schulz_set(config.coefficients, static_cast<int>(config.ns_steps));
+  if (config.eps) how.eps = *config.eps;
+  how.clamp = config.eps_mode == "clamp";
+  return make_muon(config, how);
+}
+
+std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config, const NewtonSchulz& how) {
+  return std::make_unique<muon_detail::Muon>(config, how);
 }
 
 }  // namespace strata

@@ -1,6 +1,7 @@
 #pragma once
 #include <optional>
 
+#include "optim/matrix/newton_schulz.h"
 #include "optim/update_rule.h"
 
 namespace strata {
@@ -26,5 +27,7 @@ struct MuonConfig {
   void visit(ConfigVisitor& v);
 };
 std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config);
+// With polynomials of one's own instead of config.coefficients, ns_steps, eps and eps_mode.
+std::unique_ptr<UpdateRule> make_muon(const MuonConfig& config, const NewtonSchulz& how);
 
 }  // namespace strata
