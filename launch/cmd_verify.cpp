@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -18,6 +19,7 @@
 #include "launch/parity_report.h"
 #include "launch/run_plan.h"
 #include "launch/runtime.h"
+#include "launch/verify_trace.h"
 #include "optim/distributed_optimizer.h"
 #include "parallel/engine/gather.h"
 
@@ -57,6 +59,7 @@ struct Options {
   VerifyConfig config;
   double tolerance = 0;
   bool json = false;
+  bool of_updates = false;  // a file of recorded updates instead of a folder
 
   at::ScalarType dtype() const { return parse_train_dtype(config.train.dtype); }
 };
@@ -75,17 +78,20 @@ double zero_part(const std::string& dtype) {
 
 bool read_options(const Arguments& arguments, Options& out) {
   CommandLine line(
-      "verify", "DIR [--train.dtype=fp64] [--plan.tp=2 ...] [--tolerance=X] [--json]",
+      "verify", "DIR|FILE [--train.dtype=fp64] [--plan.tp=2 ...] [--tolerance=X] [--json]",
       "Loads config.json and model.safetensors of DIR, runs forward and backward on the batch in\n"
       "expected.safetensors and compares logits, loss and every gradient; where the folder has a "
       "training\n"
-      "trace, replays it. Works under mpirun in any layout. Exit code 10 when something is outside "
-      "the\n"
-      "tolerance.");
+      "trace, replays it. FILE is a safetensors file of recorded optimizer updates "
+      "(docs/optimizers.md):\n"
+      "they are replayed and weights compared after each. Works under mpirun in any layout. Exit "
+      "code 10\n"
+      "when something is outside the tolerance.");
   line.positional("DIR", 1, 1);
   line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
   line.option("tolerance", "X",
-              "largest relative error; default 1e-9 (fp64), 1e-4 (fp32), 5e-2 (bf16)");
+              "largest relative error; default 1e-9 (fp64), 1e-4 (fp32), 5e-2 (bf16); of updates, "
+              "relative to the distance moved, 1e-10 and 1e-2");
   line.flag("json", "print the result as JSON");
   line.more_help(
       "Keys: train.dtype, train.vocabulary_unit, train.head_chunk_tokens, plan.*, runtime.*, "
@@ -98,7 +104,9 @@ bool read_options(const Arguments& arguments, Options& out) {
   out.config.plan.read_file();
   out.folder = line.words()[0];
   out.json = line.has("json");
+  out.of_updates = std::filesystem::is_regular_file(out.folder);
   out.tolerance = default_tolerance(out.config.train.dtype);
+  if (out.of_updates) out.tolerance = out.config.train.dtype == "fp64" ? 1e-10 : 1e-2;
   if (const auto text = line.value("tolerance")) {
     if (!parse_number(*text, out.tolerance) || !(out.tolerance >= 0)) {
       throw ConfigError("--tolerance", cat('"', *text, '"'), "number >= 0");
@@ -322,6 +330,29 @@ class Verification {
   std::unique_ptr<WeightSource> source_;
 };
 
+int verify_file(const Options& options, Runtime& runtime) {
+  if (options.config.train.dtype == "bf16") {
+    throw ConfigError(
+        "train.dtype", "bf16", "fp64, fp32",
+        " (recorded updates are compared with the weights, which 16 bits would round)");
+  }
+  ParityReport report(options.tolerance);
+  verify_update_trace(options.folder, options.config.plan, options.dtype(), runtime, report);
+  std::string passed = runtime.first() && report.passed() ? "1" : "0";
+  runtime.job().broadcast_bytes(passed, 0);
+  if (runtime.first() && options.json) {
+    const nlohmann::ordered_json head = {{"file", options.folder},
+                                         {"dtype", options.config.train.dtype}};
+    const std::string text = head.dump();
+    std::cout << text.substr(0, text.size() - 1) << ',' << report.json_members() << "}\n";
+  } else if (runtime.first()) {
+    std::cout << "recorded updates, " << options.config.train.dtype << '\n'
+              << report.table() << (report.passed() ? "all" : "NOT all") << " within "
+              << number_text(options.tolerance) << " of the distance moved\n";
+  }
+  return passed == "1" ? 0 : kOutsideTolerance;
+}
+
 }  // namespace cmd_verify_detail
 
 int cmd_verify(const Arguments& arguments) {
@@ -329,6 +360,7 @@ int cmd_verify(const Arguments& arguments) {
   Options options;
   if (!read_options(arguments, options)) return 0;
   Runtime runtime({options.config.runtime, options.config.comm, options.config.log, {}});
+  if (options.of_updates) return runtime.guard([&] { return verify_file(options, runtime); });
   Verification verification(options, runtime);
   return runtime.guard([&] { return verification.run(); });
 }

@@ -32,6 +32,10 @@ void ParityReport::compare(const std::string& name, double got, double expected)
       {name, difference == 0 ? 0 : difference / std::max(std::abs(expected), 1e-300), ""});
 }
 
+void ParityReport::add(const std::string& name, double error) {
+  lines_.push_back({name, error, ""});
+}
+
 void ParityReport::fail(const std::string& name, const std::string& why) {
   lines_.push_back({name, std::numeric_limits<double>::infinity(), why});
 }

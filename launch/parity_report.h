@@ -17,6 +17,7 @@ class ParityReport {
   void compare(const std::string& name, const Tensor& got, const Tensor& expected,
                double floor = 0);
   void compare(const std::string& name, double got, double expected);
+  void add(const std::string& name, double error);  // that is known already
   void fail(const std::string& name, const std::string& why);
 
   bool passed() const;

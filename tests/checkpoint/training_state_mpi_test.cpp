@@ -57,7 +57,7 @@ TEST(TrainingState, EveryLayoutWritesTheBytesItRead) {
   const SharedFolder folder(*job);
   int64_t step = 0;
   for (const auto& [index, rule] : std::vector<std::pair<size_t, std::string>>{
-           {2, "adamw"}, {4, "adamw"}, {2, "muon"}, {4, "muon"}}) {
+           {2, "adamw"}, {4, "adamw"}, {2, "muon"}, {4, "muon"}, {2, "soap"}, {4, "galore"}}) {
     const testing::TinyModel& model = testing::tiny_models()[index];
     step += 1000;
     const std::vector<Move> layouts = moves(job->size());
