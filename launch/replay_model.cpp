@@ -31,8 +31,8 @@ class Product final : public Region {
         gradients_(p.gradients),
         tp_index_(layout.tp_index()),
         tp_size_(layout.tp_size()) {
-    weight_ = param(p.name, p.start.sizes().vec(), shard_, Init::zeros(),
-                    {.view = p.start.dim() == 3 ? MatrixView::Batch : MatrixView::Whole});
+    weight_ =
+        param(p.name, p.start.sizes().vec(), shard_, Init::zeros(), {.kind = ParamKind::Matrix});
   }
   Tensor forward(const Tensor& x_BTC, const Batch& batch) override { return product(x_BTC, batch); }
   Tensor product(const Tensor& x_BTC, const Batch& batch) const {
