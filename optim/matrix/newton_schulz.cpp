@@ -1,11 +1,13 @@
 #include "optim/matrix/newton_schulz.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros_like.h>
@@ -68,6 +70,34 @@ Tensor iterate(Tensor x, const std::vector<OddPolynomial>& steps) {
   return x;
 }
 
+// 16 bits: a X is added to B X in fp32, because an identity within P would be rounded with it. The
+// lower halves of X X^T and B, a quarter of the rows at a time.
+Tensor iterate_rounded(Tensor x, const std::vector<OddPolynomial>& steps) {
+  constexpr int64_t kWorth = 512, kParts = 4;
+  const int64_t m = x.size(0), part = m < kWorth ? m : (m + kParts - 1) / kParts;
+  Tensor r = at::empty({m, m}, x.options()), p = at::empty_like(r);
+  const auto lower_half = [&](const Tensor& to, auto&& block_of) {
+    for (int64_t begin = 0; begin < m; begin += part) {
+      const int64_t rows = std::min(part, m - begin), columns = begin + rows;
+      const Tensor block = block_of(begin, rows, columns);
+      to.narrow(0, begin, rows).narrow(1, 0, columns).copy_(block);
+      if (begin == 0) continue;
+      to.narrow(0, 0, begin).narrow(1, begin, rows).copy_(block.narrow(1, 0, begin).t());
+    }
+  };
+  for (const auto& [a, b, c] : steps) {
+    lower_half(r, [&](int64_t begin, int64_t rows, int64_t columns) {
+      return at::mm(x.narrow(0, begin, rows), x.narrow(0, 0, columns).t());
+    });
+    lower_half(p, [&](int64_t begin, int64_t rows, int64_t columns) {
+      const Tensor own = r.narrow(0, begin, rows), part_of_r = own.narrow(1, 0, columns);
+      return c == 0 ? part_of_r * b : at::addmm(part_of_r, own, r.narrow(1, 0, columns), b, c);
+    });
+    x = at::addmm(x, p, x, a, 1);
+  }
+  return x;
+}
+
 bool restarts(size_t step) { return step % 3 == 2; }
 
 Tensor iterate_gram(Tensor x, const std::vector<OddPolynomial>& steps) {
@@ -104,16 +134,20 @@ bool takes_gram(int64_t m, int64_t n, size_t steps) { return n >= 2 * m && steps
 using namespace newton_schulz_detail;
 
 Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute) {
-  if (!x.is_cpu() || (compute != at::kFloat && compute != at::kDouble))
-    return newton_schulz_batch(x.unsqueeze(0), how, compute).squeeze(0);
+  if (!x.is_cpu()) return newton_schulz_batch(x.unsqueeze(0), how, compute).squeeze(0);
   const bool tall = x.size(0) > x.size(1);
   Tensor y = (tall ? x.t() : x).contiguous();
   const double norm = how.pre * norm_of(y);
   if (norm == 0) return at::zeros_like(x, at::MemoryFormat::Contiguous);
   const double by = how.clamp ? std::max(norm, how.eps) : norm + how.eps;
-  y = y.to(compute) * (1 / by);
-  y = takes_gram(y.size(0), y.size(1), how.steps.size()) ? iterate_gram(y, how.steps)
-                                                         : iterate(y, how.steps);
+  y = (y.to(compute == at::kDouble ? compute : y.scalar_type()) * (1 / by)).to(compute);
+  if (compute != at::kFloat && compute != at::kDouble) {
+    y = iterate_rounded(y, how.steps);
+  } else if (takes_gram(y.size(0), y.size(1), how.steps.size())) {
+    y = iterate_gram(y, how.steps);
+  } else {
+    y = iterate(y, how.steps);
+  }
   return (tall ? y.t() : y).to(x.scalar_type()).contiguous();
 }
 

@@ -12,6 +12,7 @@
 //     with a restart (X <- Q X, R = X X^T, Q = I) before the third step and every third after it,
 //     because R knows singular values only to the root of the rounding error (Dao-AILab,
 //     gram-newton-schulz).
+// 16 bits on CPUs: the plain form, with halves of the symmetric products.
 #include "core/tensor.h"
 #include "optim/matrix/newton_schulz_sets.h"
 

@@ -2,7 +2,6 @@
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 
 #include <algorithm>
 
@@ -21,8 +20,8 @@ using ops::block::transpose;
 // the second-level cache.
 constexpr int64_t kRows = 96, kColumns = 256, kDepth = 256;
 
-// Rows that lie densely one after another.
-Tensor rows_of(const Tensor& x) { return x.stride(1) == 1 || x.size(1) <= 1 ? x : x.contiguous(); }
+bool dense_rows(const Tensor& x) { return x.stride(1) == 1 || x.size(1) <= 1; }
+bool dense_columns(const Tensor& x) { return x.stride(0) == 1 || x.size(0) <= 1; }
 
 template <class T>
 struct Operands {
@@ -30,6 +29,7 @@ struct Operands {
   int64_t a_stride;
   const T* b;
   int64_t b_stride;
+  bool b_turned;  // columns lie densely
   T* to;
   int64_t m, k;
   bool accumulate;
@@ -42,9 +42,10 @@ void block_of_rows(const Operands<T>& o, int64_t begin, int64_t end) {
   for (int64_t n = 0; n < end; n += kColumns) {
     const int64_t columns = std::min(kColumns, end - n);
     for (int64_t k = 0; k == 0 || k < o.k; k += kDepth) {
-      gemm(false, false, rows, columns, std::min(kDepth, o.k - k), o.a + begin * o.a_stride + k,
-           o.a_stride, o.b + k * o.b_stride + n, o.b_stride, o.to + begin * o.m + n, o.m,
-           o.accumulate || k > 0);
+      gemm(false, o.b_turned, rows, columns, std::min(kDepth, o.k - k),
+           o.a + begin * o.a_stride + k, o.a_stride,
+           o.b + (o.b_turned ? n * o.b_stride + k : k * o.b_stride + n), o.b_stride,
+           o.to + begin * o.m + n, o.m, o.accumulate || k > 0);
     }
   }
   transpose(rows, begin, o.to + begin * o.m, o.m, o.to + begin, o.m);
@@ -52,16 +53,19 @@ void block_of_rows(const Operands<T>& o, int64_t begin, int64_t end) {
 
 template <class T>
 void lower_half(const Tensor& to, const Tensor& a_mk, const Tensor& b_km, bool accumulate) {
-  const Tensor a = rows_of(a_mk), b = rows_of(b_km);
-  const int64_t m = to.size(0);
-  const Operands<T> o{a.const_data_ptr<T>(),
-                      m > 1 ? a.stride(0) : a.size(1),
-                      b.const_data_ptr<T>(),
-                      b.size(0) > 1 ? b.stride(0) : m,
-                      to.mutable_data_ptr<T>(),
-                      m,
-                      a.size(1),
-                      accumulate};
+  const Tensor a = dense_rows(a_mk) ? a_mk : a_mk.contiguous();
+  const Tensor b = dense_rows(b_km) || dense_columns(b_km) ? b_km : b_km.contiguous();
+  const int64_t m = to.size(0), k = a.size(1);
+  const bool turned = !dense_rows(b);
+  const Operands<T> o{.a = a.const_data_ptr<T>(),
+                      .a_stride = m > 1 ? a.stride(0) : k,
+                      .b = b.const_data_ptr<T>(),
+                      .b_stride = turned ? b.stride(1) : (k > 1 ? b.stride(0) : m),
+                      .b_turned = turned,
+                      .to = to.mutable_data_ptr<T>(),
+                      .m = m,
+                      .k = k,
+                      .accumulate = accumulate};
   const int64_t blocks = (m + kRows - 1) / kRows;
   // The longest block of rows goes with the shortest: equal work for every thread.
   ops::for_blocks((blocks + 1) / 2, 1, [&](int64_t pair, int64_t, int64_t) {
@@ -69,20 +73,6 @@ void lower_half(const Tensor& to, const Tensor& a_mk, const Tensor& b_km, bool a
     block_of_rows(o, pair * kRows, std::min(m, (pair + 1) * kRows));
     if (other != pair) block_of_rows(o, other * kRows, std::min(m, (other + 1) * kRows));
   });
-}
-
-// With LibTorch's products: a quarter of the rows at a time.
-void lower_quarters(Tensor to, const Tensor& a, const Tensor& b, bool accumulate) {
-  constexpr int64_t kWorth = 512, kParts = 4;
-  const int64_t m = to.size(0), part = m < kWorth ? m : (m + kParts - 1) / kParts;
-  for (int64_t begin = 0; begin < m; begin += part) {
-    const int64_t rows = std::min(part, m - begin), columns = begin + rows;
-    Tensor block = to.narrow(0, begin, rows).narrow(1, 0, columns);
-    const Tensor left = a.narrow(0, begin, rows), right = b.narrow(1, 0, columns);
-    block.copy_(accumulate ? at::addmm(block, left, right) : at::mm(left, right));
-    if (begin > 0)
-      to.narrow(0, 0, begin).narrow(1, begin, rows).copy_(block.narrow(1, 0, begin).t());
-  }
 }
 
 }  // namespace symmetric_product_detail
@@ -98,7 +88,8 @@ void symmetric_product_out(const Tensor& to, const Tensor& a, const Tensor& b, b
   } else if (to.is_cpu() && to.scalar_type() == at::kDouble) {
     lower_half<double>(to, a, b, accumulate);
   } else {
-    lower_quarters(to, a, b, accumulate);
+    Tensor out = to;
+    at::addmm_out(out, to, a, b, accumulate ? 1 : 0);
   }
 }
 

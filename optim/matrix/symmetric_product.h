@@ -9,8 +9,7 @@ namespace strata {
 // transposed views; `to` is contiguous and neither a nor b.
 //
 // fp32 and fp64 on the CPU: blocks on and below the diagonal are computed and mirrored; the bits
-// depend on the shapes alone, not on threads. Other types and devices: LibTorch's product, in a few
-// blocks where the matrix is large.
+// depend on the shapes alone, not on threads. Other types and devices: LibTorch's whole product.
 void symmetric_product_out(const Tensor& to, const Tensor& a, const Tensor& b,
                            bool accumulate = false);
 Tensor symmetric_product(const Tensor& a, const Tensor& b);
