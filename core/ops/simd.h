@@ -128,6 +128,25 @@ template <class V>
   return a > b ? a : b;
 }
 
+// Square root. The compiler would call the library for each lane, which might set errno.
+template <class V>
+[[gnu::always_inline]] inline V sqrt(const V& x) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) >= 32) {
+    V y;
+    if constexpr (sizeof(Scalar<V>) == 4) {
+      asm("vsqrtps %1, %0" : "=v"(y) : "v"(x));
+    } else {
+      asm("vsqrtpd %1, %0" : "=v"(y) : "v"(x));
+    }
+    return y;
+  }
+#endif
+  V y{};
+  for (int i = 0; i < kLanes<V>; ++i) y[i] = std::sqrt(x[i]);
+  return y;
+}
+
 // Sum and maximum over the lanes, by halves.
 template <class V>
 [[gnu::always_inline]] inline Scalar<V> sum_of(const V& v) {

@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "core/ops/matrix_product.h"
-#include "optim/matrix/gram.h"
+#include "optim/matrix/symmetric_product.h"
 
 namespace strata {
 
@@ -33,9 +33,9 @@ Tensor top_eigenvectors(const Tensor& s, int64_t rank) {
 Tensor orthonormal(const Tensor& x) { return std::get<0>(at::linalg_qr(x)).contiguous(); }
 
 Tensor by_gram(const Tensor& x, int64_t rank) {
-  if (x.size(0) <= x.size(1)) return top_eigenvectors(gram(x), rank);
+  if (x.size(0) <= x.size(1)) return top_eigenvectors(symmetric_product(x, x.t()), rank);
   // x v has the directions; QR, because lengths near zero say little about them.
-  return orthonormal(ops::matrix_product(x, top_eigenvectors(gram(x.t()), rank)));
+  return orthonormal(ops::matrix_product(x, top_eigenvectors(symmetric_product(x.t(), x), rank)));
 }
 
 Tensor by_sampling(const Tensor& x, int64_t rank, const Rng& random) {
@@ -47,7 +47,8 @@ Tensor by_sampling(const Tensor& x, int64_t rank, const Rng& random) {
     const Tensor z = orthonormal(ops::matrix_product(x.t(), y));
     y = orthonormal(ops::matrix_product(x, z));
   }
-  return ops::matrix_product(y, top_eigenvectors(gram(ops::matrix_product(y.t(), x)), rank));
+  const Tensor small = ops::matrix_product(y.t(), x);
+  return ops::matrix_product(y, top_eigenvectors(symmetric_product(small, small.t()), rank));
 }
 
 Tensor with_canonical_signs(const Tensor& u) {

@@ -24,6 +24,19 @@ bool dense_rows(const Tensor& x) { return x.stride(1) == 1 || x.size(1) <= 1; }
 bool dense_columns(const Tensor& x) { return x.stride(0) == 1 || x.size(0) <= 1; }
 
 template <class T>
+Tensor with_dense_rows(const Tensor& x) {
+  if (!dense_columns(x)) return x.contiguous();
+  const int64_t rows = x.size(0), columns = x.size(1), stride = x.stride(1);
+  const Tensor out = at::empty({rows, columns}, x.options());
+  const T* from = x.const_data_ptr<T>();
+  T* to = out.mutable_data_ptr<T>();
+  ops::for_blocks(rows, kRows, [&](int64_t, int64_t begin, int64_t end) {
+    transpose(columns, end - begin, from + begin, stride, to + begin * columns, columns);
+  });
+  return out;
+}
+
+template <class T>
 struct Operands {
   const T* a;
   int64_t a_stride;
@@ -53,7 +66,7 @@ void block_of_rows(const Operands<T>& o, int64_t begin, int64_t end) {
 
 template <class T>
 void lower_half(const Tensor& to, const Tensor& a_mk, const Tensor& b_km, bool accumulate) {
-  const Tensor a = dense_rows(a_mk) ? a_mk : a_mk.contiguous();
+  const Tensor a = dense_rows(a_mk) ? a_mk : with_dense_rows<T>(a_mk);
   const Tensor b = dense_rows(b_km) || dense_columns(b_km) ? b_km : b_km.contiguous();
   const int64_t m = to.size(0), k = a.size(1);
   const bool turned = !dense_rows(b);

@@ -4,11 +4,12 @@
 #include <ATen/TensorOperators.h>
 #include <c10/util/BFloat16.h>
 
-#include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "core/config/visitor.h"
 #include "core/error.h"
+#include "core/ops/simd.h"
 
 namespace strata {
 
@@ -31,19 +32,33 @@ struct Constants {
   T eps, keep_before, keep_after;
 };
 
+// n elements; rounded may be null.
 template <class T>
-__attribute__((optimize("O3"), target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void
-update(const T* g, T* m, T* v, T* w, int64_t n, const Constants<T>& c) {
-  for (int64_t i = 0; i < n; ++i) {
-    const T gi = g[i] * c.grad_scale;
-    const T mi = m[i] + c.one_minus_beta1 * (gi - m[i]);
-    const T vi = c.beta2 * v[i] + c.one_minus_beta2 * gi * gi;
-    m[i] = mi;
-    v[i] = vi;
-    w[i] = (w[i] * c.keep_before - c.step * (mi / (std::sqrt(vi) * c.inv_root_bias2 + c.eps))) *
-           c.keep_after;
+struct Update {
+  template <int Bytes>
+  [[gnu::always_inline]] static inline void run(const T* g, T* m, T* v, T* w,
+                                                c10::BFloat16* rounded, int64_t n,
+                                                const Constants<T>& constants) {
+    namespace simd = ops::simd;
+    using V = simd::Vec<T, Bytes>;
+    const Constants<T> c = constants;  // the compiler need not fear that m, v or w changes them
+    simd::sweep<V>(
+        n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+          const V gi = simd::load<V>(g + i, lanes) * c.grad_scale;
+          V mi = simd::load<V>(m + i, lanes), vi = simd::load<V>(v + i, lanes);
+          mi += (gi - mi) * c.one_minus_beta1;
+          vi = vi * c.beta2 + gi * gi * c.one_minus_beta2;
+          simd::store(m + i, mi, lanes);
+          simd::store(v + i, vi, lanes);
+          const V step = mi / (simd::sqrt(vi) * c.inv_root_bias2 + c.eps) * c.step;
+          const V wi = (simd::load<V>(w + i, lanes) * c.keep_before - step) * c.keep_after;
+          simd::store(w + i, wi, lanes);
+          if constexpr (std::is_same_v<T, float>) {
+            if (rounded != nullptr) simd::store(rounded + i, wi, lanes);
+          }
+        });
   }
-}
+};
 
 class AdamW final : public UpdateRule {
  public:
@@ -90,21 +105,17 @@ class AdamW final : public UpdateRule {
 
   template <class T>
   void run(Piece& piece, int64_t t) const {
-    constexpr int64_t kBlock = 1 << 13;  // stays in the cache until it is rounded
     const Constants<T> c = constants<T>(piece, t);
     const T* g = piece.grad.const_data_ptr<T>();
     T *m = piece.state[0].mutable_data_ptr<T>(), *v = piece.state[1].mutable_data_ptr<T>(),
       *w = piece.weights.mutable_data_ptr<T>();
     c10::BFloat16* rounded = nullptr;
-    if (piece.rounded.defined() && piece.rounded.scalar_type() == at::kBFloat16)
+    if (std::is_same_v<T, float> && piece.rounded.defined() &&
+        piece.rounded.scalar_type() == at::kBFloat16)
       rounded = piece.rounded.mutable_data_ptr<c10::BFloat16>();
     at::parallel_for(0, piece.weights.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; at += kBlock) {
-        const int64_t n = std::min(kBlock, end - at);
-        adamw_detail::update<T>(g + at, m + at, v + at, w + at, n, c);
-        for (int64_t i = at; rounded != nullptr && i < at + n; ++i)
-          rounded[i] = static_cast<c10::BFloat16>(static_cast<float>(w[i]));
-      }
+      ops::simd::run<Update<T>>(g + begin, m + begin, v + begin, w + begin,
+                                rounded == nullptr ? nullptr : rounded + begin, end - begin, c);
     });
     if (piece.rounded.defined() && rounded == nullptr) piece.rounded.copy_(piece.weights);
   }

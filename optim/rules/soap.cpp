@@ -12,7 +12,7 @@
 #include "core/error.h"
 #include "core/ops/matrix_product.h"
 #include "core/rng.h"
-#include "optim/matrix/gram.h"
+#include "optim/matrix/symmetric_product.h"
 
 namespace strata {
 
@@ -46,7 +46,7 @@ int64_t phase_of(std::string_view name, int64_t frequency) {
 
 // Of `q` [n, n]; also false for a q that is not finite.
 bool is_orthogonal(const Tensor& q) {
-  Tensor error = gram(q.t());
+  Tensor error = symmetric_product(q.t(), q);
   error.diagonal().sub_(1);
   return error.abs().max().item<double>() <= 1e-3;
 }
@@ -162,8 +162,9 @@ class Soap final : public UpdateRule {
 
   void add_to_factors(const State& s, const Tensor& grad) const {
     const double weight = 1 - (c_.shampoo_beta < 0 ? c_.beta2 : c_.shampoo_beta);
-    if (s.L.defined()) s.L.lerp_(gram(grad), weight);
-    if (s.R.defined()) s.R.lerp_(gram(grad.t()), weight);
+    const Tensor share = grad * weight;
+    if (s.L.defined()) symmetric_product_out(s.L.mul_(1 - weight), share, grad.t(), true);
+    if (s.R.defined()) symmetric_product_out(s.R.mul_(1 - weight), share.t(), grad, true);
   }
 
   void begin(Piece& piece, State& s, const Tensor& grad) const {

@@ -42,11 +42,16 @@ Tensor ill_conditioned(int64_t rows, int64_t cols) {
 }
 
 TEST(SymmetricProduct, IsTheProduct) {
-  for (const auto& [m, k] : {std::pair(1, 1), {1, 300}, {7, 5}, {96, 257}, {97, 96}, {300, 40}}) {
+  for (const auto& [m, k] :
+       {std::pair(1, 1), {1, 300}, {7, 5}, {96, 257}, {97, 96}, {300, 40}, {513, 70}}) {
     const Tensor x = normal({m, k}, 1), xt = x.t().contiguous();
     const Tensor expected = x.mm(x.t());
     EXPECT_LE(relative_error(symmetric_product(x, x.t()), expected), 1e-14) << m << " " << k;
     EXPECT_LE(relative_error(symmetric_product(xt.t(), xt), expected), 1e-14) << m << " " << k;
+    const Tensor narrow = x.to(at::kFloat);
+    EXPECT_LE(relative_error(symmetric_product(narrow, narrow.t()), expected), 1e-6);
+    const Tensor part = normal({m + 3, k + 2}, 4).narrow(0, 1, m).narrow(1, 2, k);
+    EXPECT_LE(relative_error(symmetric_product(part, part.t()), part.mm(part.t())), 1e-14);
     Tensor to = at::eye(m, fp64()) * 3 + 1;
     symmetric_product_out(to, x, x.t(), true);
     EXPECT_LE(relative_error(to, expected + at::eye(m, fp64()) * 3 + 1), 1e-14) << m << " " << k;

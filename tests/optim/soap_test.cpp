@@ -16,7 +16,6 @@
 
 #include "core/config/reader.h"
 #include "core/error.h"
-#include "optim/matrix/gram.h"
 #include "tests/support/update_replay.h"
 
 namespace strata {
@@ -26,20 +25,6 @@ using testing::Played;
 using testing::relative;
 
 const at::TensorOptions kFp64 = at::TensorOptions().dtype(at::kDouble);
-
-TEST(Gram, EqualsTheProductAndIsSymmetric) {
-  for (const auto& [m, k] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 5}, {5, 1}, {63, 64}, {65, 33}, {300, 70}, {513, 40}}) {
-    for (const auto type : {at::kFloat, at::kDouble}) {
-      const Tensor a = at::randn({m, k}, kFp64).to(type), wide = a.to(at::kDouble);
-      const double bound = type == at::kFloat ? 1e-6 : 1e-14;
-      const Tensor rows = wide.mm(wide.t()), cols = wide.t().mm(wide);
-      EXPECT_LE(relative(gram(a).to(at::kDouble), rows, rows), bound) << m << " " << k;
-      EXPECT_LE(relative(gram(a.t()).to(at::kDouble), cols, cols), bound) << m << " " << k;
-      EXPECT_LE(relative(gram(a), gram(a).t(), gram(a)), bound);
-    }
-  }
-}
 
 SoapConfig plain() { return {.weight_decay = 0}; }
 
