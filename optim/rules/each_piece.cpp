@@ -9,12 +9,13 @@
 
 namespace strata {
 
-void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule,
+void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule, Threads kind,
                     const std::function<void(Piece&)>& update) {
   const int threads = at::get_num_threads();
   const bool cpu = std::all_of(pieces.begin(), pieces.end(),
                                [](const Piece& piece) { return piece.weights.is_cpu(); });
-  if (!cpu || threads == 1 || pieces.size() < 2 * static_cast<size_t>(threads)) {
+  const bool few = pieces.size() < 2 * static_cast<size_t>(threads);
+  if (!cpu || threads == 1 || (few && kind == Threads::Any)) {
     for (Piece& piece : pieces) update(piece);
     return;
   }
@@ -27,6 +28,7 @@ void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule,
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return cost(a) > cost(b); });
   std::atomic<size_t> next = 0;
+  // All threads take part, even with nothing to do: libraries called within then use one.
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t thread = begin; thread < end; ++thread) {
       for (size_t i = next++; i < order.size(); i = next++) update(pieces[order[i]]);

@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "core/ops/matrix_product.h"
 #include "optim/matrix/subspace.h"
+#include "optim/rules/each_piece.h"
 
 namespace strata {
 
@@ -81,7 +82,9 @@ class Galore final : public UpdateRule {
   }
 
   void update(std::span<Piece> pieces, int64_t updates) const override {
-    for (Piece& piece : pieces) update_one(piece, updates);
+    const bool decomposes = updates % c_.update_proj_gap == 0;
+    for_each_piece(pieces, *this, decomposes ? Threads::One : Threads::Any,
+                   [&](Piece& piece) { update_one(piece, updates); });
   }
 
   double cost(int64_t rows, int64_t cols) const override {

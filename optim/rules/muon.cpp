@@ -66,7 +66,7 @@ class Muon final : public UpdateRule {
       return piece.weights.is_cpu() && (type == at::kFloat || type == at::kDouble);
     });
     if (own_products) {
-      for_each_piece(pieces, *this, [&](Piece& piece) {
+      for_each_piece(pieces, *this, Threads::Any, [&](Piece& piece) {
         const Tensor u = averaged(piece);
         apply(piece, newton_schulz(u, how_, compute_type(u)));
       });
