@@ -9,9 +9,9 @@
 namespace strata {
 
 // update(piece) for every piece, the dearest first by rule.cost(rows, cols). The bits of a piece
-// must not depend on which others there are. Threads::Any: nor on the number of threads that work
-// on it, which is so for our own kernels. Threads::One: each piece on one thread, as LAPACK and
-// sums over whole tensors need it for that.
+// must not depend on which others there are. Threads::Any: `update` gives the same on any number of
+// threads, which is so for our own kernels. Threads::One: it does not (LAPACK, sums over whole
+// tensors), so that every piece is left to one thread of the parallel region.
 enum class Threads { Any, One };
 void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule, Threads threads,
                     const std::function<void(Piece&)>& update);

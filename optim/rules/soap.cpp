@@ -3,18 +3,22 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_qr.h>
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "core/config/visitor.h"
 #include "core/error.h"
 #include "core/ops/matrix_product.h"
 #include "core/rng.h"
 #include "optim/matrix/symmetric_product.h"
+#include "optim/matrix/tiles.h"
 #include "optim/rules/each_piece.h"
 
 namespace strata {
@@ -31,6 +35,9 @@ void SoapConfig::visit(ConfigVisitor& v) {
           "sides without a factor: none, those above max_precond_dim, or those and the larger one");
   v.field("max_precond_dim", max_precond_dim, at_least(1),
           "rows or columns up to which a side has a factor (not with one_sided = never)");
+  v.field("block", block, at_least(0),
+          "matrices are cut into tiles of this many rows and columns, each with its own factors; "
+          "0: whole");
   v.field("normalize_grads", normalize_grads,
           "scale each direction to a root mean square of 1; helps at frequencies around 100");
   v.field("correct_bias", correct_bias, "divide moments by 1 - beta^t");
@@ -91,16 +98,11 @@ struct Sides {
   bool left = false, right = false;
 };
 
-// State of one matrix; undefined tensors: a side without a factor.
+// State of one tile of a matrix, as views; undefined tensors: a side without a factor.
 struct State {
-  Tensor m, v, L, Q_L, R, Q_R, failures;
+  Tile tile;
+  Tensor m, v, L, Q_L, R, Q_R;
 
-  State(std::span<Tensor> state, Sides sides) : m(state[0]), v(state[1]) {
-    size_t next = 2;
-    if (sides.left) L = state[next], Q_L = state[next + 1], next += 2;
-    if (sides.right) R = state[next], Q_R = state[next + 1], next += 2;
-    if (sides.left || sides.right) failures = state[next];
-  }
   Tensor into_basis(const Tensor& x) const {
     const Tensor left = Q_L.defined() ? ops::matrix_product(Q_L.t(), x) : x;
     return Q_R.defined() ? ops::matrix_product(left, Q_R) : left;
@@ -120,18 +122,26 @@ class Soap final : public UpdateRule {
 
   std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const override {
     STRATA_CHECK(shape.size() == 2, "soap updates matrices");
-    const int64_t p = shape[0], q = shape[1];
-    const Sides on = sides(p, q);
+    const std::vector<Tile> tiles = tiles_of(shape[0], shape[1], c_.block);
+    int64_t left = 0, right = 0;
+    for (const Tile& tile : tiles) {
+      const Sides on = sides(tile.rows, tile.cols);
+      if (on.left) left += tile.rows * tile.rows;
+      if (on.right) right += tile.cols * tile.cols;
+    }
+    const auto factor = [&](int64_t elements, int64_t side) {
+      return tiles.size() == 1 ? Shape{side, side} : Shape{elements};
+    };
     std::vector<StateSlot> slots{{"m", shape, dtype}, {"v", shape, dtype}};
-    if (on.left) {
-      slots.push_back({"L", {p, p}, dtype, false});
-      slots.push_back({"Q_L", {p, p}, dtype, false});
+    if (left > 0) {
+      slots.push_back({"L", factor(left, shape[0]), dtype, false});
+      slots.push_back({"Q_L", factor(left, shape[0]), dtype, false});
     }
-    if (on.right) {
-      slots.push_back({"R", {q, q}, dtype, false});
-      slots.push_back({"Q_R", {q, q}, dtype, false});
+    if (right > 0) {
+      slots.push_back({"R", factor(right, shape[1]), dtype, false});
+      slots.push_back({"Q_R", factor(right, shape[1]), dtype, false});
     }
-    if (on.left || on.right) slots.push_back({"failed_refreshes", {1}, dtype, false});
+    if (left > 0 || right > 0) slots.push_back({"failed_refreshes", {1}, dtype, false});
     return slots;
   }
 
@@ -141,12 +151,13 @@ class Soap final : public UpdateRule {
                                     [&](const Piece& piece) { return refreshes(piece, updates); });
     const Threads threads = decomposes || c_.normalize_grads ? Threads::One : Threads::Any;
     for_each_piece(pieces, *this, threads, [&](Piece& piece) {
-      State s(piece.state, sides(piece.weights.size(0), piece.weights.size(1)));
+      std::vector<State> tiles = states(piece);
       const Tensor grad = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
       if (updates == 0) {
-        begin(piece, s, grad);
+        for (State& s : tiles) begin(piece, s, s.tile.of(grad));
+        if (piece.rounded.defined()) piece.rounded.copy_(piece.weights);
       } else {
-        step(piece, s, grad, updates);
+        step(piece, tiles, grad, updates);
       }
     });
   }
@@ -154,12 +165,14 @@ class Soap final : public UpdateRule {
   // Per side of size d: into and out of the basis and half a product for the factor; at a refresh
   // S Q, QR and taking m along.
   double cost(int64_t rows, int64_t cols) const override {
-    const double p = static_cast<double>(rows), q = static_cast<double>(cols);
-    const Sides on = sides(rows, cols);
-    double flops = 10 * p * q;
-    for (const double d : {on.left ? p : 0, on.right ? q : 0}) {
-      const double refresh = (2 + 8. / 3 + 2) * d * d * d + 2 * d * p * q;
-      flops += 5 * d * p * q + refresh / static_cast<double>(c_.precondition_frequency);
+    double flops = 10 * static_cast<double>(rows) * static_cast<double>(cols);
+    for (const Tile& tile : tiles_of(rows, cols, c_.block)) {
+      const double p = static_cast<double>(tile.rows), q = static_cast<double>(tile.cols);
+      const Sides on = sides(tile.rows, tile.cols);
+      for (const double d : {on.left ? p : 0, on.right ? q : 0}) {
+        const double refresh = (2 + 8. / 3 + 2) * d * d * d + 2 * d * p * q;
+        flops += 5 * d * p * q + refresh / static_cast<double>(c_.precondition_frequency);
+      }
     }
     return flops;
   }
@@ -173,6 +186,32 @@ class Soap final : public UpdateRule {
       on.right = on.right && q <= c_.max_precond_dim;
     }
     return on;
+  }
+
+  std::vector<State> states(const Piece& piece) const {
+    std::vector<State> out;
+    int64_t left = 0, right = 0;
+    for (const Tile& tile : tiles_of(piece.weights.size(0), piece.weights.size(1), c_.block)) {
+      const Sides on = sides(tile.rows, tile.cols);
+      State s{tile, tile.of(piece.state[0]), tile.of(piece.state[1]), {}, {}, {}, {}};
+      const auto take = [&](size_t slot, int64_t at, int64_t side) {
+        return piece.state[slot].view(-1).narrow(0, at, side * side).view({side, side});
+      };
+      if (on.left) {
+        s.L = take(2, left, tile.rows);
+        s.Q_L = take(3, left, tile.rows);
+        left += tile.rows * tile.rows;
+      }
+      if (on.right) {
+        // Behind L, Q_L of this or any other tile, and before failed_refreshes.
+        const size_t last = piece.state.size() - 1;
+        s.R = take(last - 2, right, tile.cols);
+        s.Q_R = take(last - 1, right, tile.cols);
+        right += tile.cols * tile.cols;
+      }
+      out.push_back(std::move(s));
+    }
+    return out;
   }
 
   void add_to_factors(const State& s, const Tensor& grad) const {
@@ -196,14 +235,16 @@ class Soap final : public UpdateRule {
     };
     set(s.L, s.Q_L);
     set(s.R, s.Q_R);
-    if (piece.rounded.defined()) piece.rounded.copy_(piece.weights);
   }
 
-  void step(Piece& piece, State& s, const Tensor& grad, int64_t t) const {
-    const Tensor g = s.into_basis(grad);
-    s.m.lerp_(g, 1 - c_.beta1);
-    s.v.mul_(c_.beta2).addcmul_(g, g, 1 - c_.beta2);
-    Tensor direction = s.out_of_basis(s.m / s.v.sqrt().add_(c_.eps));
+  void step(Piece& piece, std::vector<State>& tiles, const Tensor& grad, int64_t t) const {
+    Tensor direction = at::empty_like(grad);
+    for (State& s : tiles) {
+      const Tensor g = s.into_basis(s.tile.of(grad));
+      s.m.lerp_(g, 1 - c_.beta1);
+      s.v.mul_(c_.beta2).addcmul_(g, g, 1 - c_.beta2);
+      s.tile.of(direction).copy_(s.out_of_basis(s.m / s.v.sqrt().add_(c_.eps)));
+    }
     // Before the scaling to 1, which is of the direction without the corrections.
     if (c_.normalize_grads) direction = direction / (1e-30 + direction.square().mean().sqrt());
     if (c_.correct_bias) {
@@ -211,8 +252,8 @@ class Soap final : public UpdateRule {
       direction = direction * (std::sqrt(1 - std::pow(c_.beta2, n)) / (1 - std::pow(c_.beta1, n)));
     }
     apply_direction(piece, direction, DecayOrder::After);
-    add_to_factors(s, grad);
-    if (refreshes(piece, t)) refresh(piece, s);
+    for (const State& s : tiles) add_to_factors(s, s.tile.of(grad));
+    if (refreshes(piece, t)) refresh(piece, tiles);
   }
 
   bool refreshes(const Piece& piece, int64_t t) const {
@@ -220,17 +261,21 @@ class Soap final : public UpdateRule {
     return (t + (c_.stagger ? phase_of(piece.name, f) : 0)) % f == 0;
   }
 
-  void refresh(const Piece& piece, State& s) const {
-    bool failed = false;
-    if (s.L.defined()) failed = !refresh_side(s.L, s.Q_L, s, 0);
-    if (s.R.defined()) failed = !refresh_side(s.R, s.Q_R, s, 1) || failed;
-    if (!s.failures.defined()) return;
+  void refresh(const Piece& piece, std::vector<State>& tiles) const {
+    bool failed = false, any = false;
+    for (State& s : tiles) {
+      if (s.L.defined()) failed = !refresh_side(s.L, s.Q_L, s, 0) || failed;
+      if (s.R.defined()) failed = !refresh_side(s.R, s.Q_R, s, 1) || failed;
+      any = any || s.L.defined() || s.R.defined();
+    }
+    if (!any) return;
+    Tensor& failures = piece.state.back();
     if (!failed) {
-      s.failures.zero_();
+      failures.zero_();
       return;
     }
-    s.failures.add_(1);
-    if (s.failures.item<double>() >= kMaxFailures) {
+    failures.add_(1);
+    if (failures.item<double>() >= kMaxFailures) {
       throw NumericError(
           "soap: three refreshes in a row of the basis of '" + std::string(piece.name) +
           "' failed, in fp64 too; its factors are not finite or the learning rate is "

@@ -22,11 +22,14 @@ namespace strata {
 //
 // A side without a factor has Q = I, and so has one of size 1; with neither it is Adam, one update
 // late. Signs of eigenvectors change nothing. Factors and bases have the type of the weights. A
-// decomposition that fails (not finite, or |Q^T Q - I| > 1e-3) is repeated in fp64; if that fails
-// too the old basis stays, and the third time in a row is a NumericError naming the parameter.
+// decomposition that fails (not finite, or Q^T Q away from I by 1e-3) is repeated in fp64; if that
+// fails too the old basis stays, and the third time in a row is a NumericError naming the
+// parameter.
 //
 // State: m, v [p, q]; with a left factor L, Q_L [p, p], with a right one R, Q_R [q, q]; with any
-// failed_refreshes [1], the failures in a row.
+// failed_refreshes [1], the failures in a row. With block > 0 all of this holds for tiles of
+// block x block (smaller at the edges); their factors lie one after another, row of tiles by row of
+// tiles, in one dimension.
 struct SoapConfig {
   double beta1 = 0.95, beta2 = 0.95;
   double shampoo_beta = -1;  // below 0: beta2
@@ -36,6 +39,7 @@ struct SoapConfig {
   // size; always: the smaller one, the left one of a square, if it is at most max_precond_dim.
   std::string one_sided = "auto";
   int64_t max_precond_dim = 10000;
+  int64_t block = 0;             // tiles of block x block with factors of their own; 0: whole
   bool normalize_grads = false;  // scale each direction to a root mean square of 1
   bool correct_bias = true;
   // Matrices refresh in different updates: at t + h instead of t, h from the parameter's name.

@@ -1,5 +1,6 @@
 #include "optim/rules/soap.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/diag.h>
 #include <ATen/ops/eye.h>
@@ -256,6 +257,74 @@ TEST(Soap, AFirstGradientWithoutEigenvectorsThrows) {
     g[1][2].fill_(std::numeric_limits<double>::quiet_NaN());
     EXPECT_THROW(played.update(g, .01), NumericError);
   }
+}
+
+// Every tile is updated as a matrix of its own, ragged edges too.
+TEST(Soap, TilesAreMatricesOfTheirOwn) {
+  SoapConfig c;
+  c.precondition_frequency = 2;
+  const auto whole = make_soap(c);
+  c.block = 4;
+  const auto tiled = make_soap(c);
+  const int64_t p = 6, q = 9;
+  Played together(*tiled, testing::normal({p, q}, 1));
+  struct Part {
+    int64_t row, rows, col, cols;
+    Played played;
+  };
+  std::vector<Part> parts;
+  for (const auto& [row, rows] : {std::pair<int64_t, int64_t>{0, 4}, {4, 2}}) {
+    for (const auto& [col, cols] : {std::pair<int64_t, int64_t>{0, 4}, {4, 4}, {8, 1}}) {
+      const Tensor start = together.weights.narrow(0, row, rows).narrow(1, col, cols);
+      parts.push_back({row, rows, col, cols, Played(*whole, start.contiguous())});
+    }
+  }
+  for (uint64_t step = 0; step < 7; ++step) {
+    const Tensor g = testing::normal({p, q}, 10 + step);
+    together.update(g, .01);
+    for (Part& part : parts) {
+      part.played.update(
+          g.narrow(0, part.row, part.rows).narrow(1, part.col, part.cols).contiguous(), .01);
+      const Tensor tile =
+          together.weights.narrow(0, part.row, part.rows).narrow(1, part.col, part.cols);
+      EXPECT_LE(relative(tile, part.played.weights, tile), 1e-14) << part.row << " " << part.col;
+    }
+  }
+  EXPECT_EQ(together.slot("L").numel(), 3 * (16 + 4));
+  EXPECT_EQ(together.slot("Q_R").numel(), 2 * (16 + 16));  // a column of one has no factor
+  // Tiles at least as large as the matrix are the matrix, with its usual state.
+  c.block = 9;
+  EXPECT_EQ(make_soap(c)->state_slots({6, 9}, at::kFloat)[2].shape, (Shape{6, 6}));
+  EXPECT_LT(tiled->cost(600, 900), whole->cost(600, 900));
+}
+
+// Bits of a matrix do not depend on its neighbours, refreshes included. (LAPACK's differ with the
+// number of threads of the process.)
+TEST(Soap, PiecesAreIndependent) {
+  const std::vector<Shape> shapes{{40, 70}, {70, 40}, {33, 33}, {1, 30}, {100, 90}};
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  SoapConfig c;
+  c.precondition_frequency = 2;
+  const auto rule = make_soap(c);
+  std::vector<Played> alone, together;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    alone.emplace_back(*rule, testing::normal(shapes[i], i, at::kFloat));
+    together.emplace_back(*rule, testing::normal(shapes[i], i, at::kFloat));
+  }
+  for (int64_t step = 0; step < 4; ++step) {
+    std::vector<Tensor> grads;
+    std::vector<Piece> pieces;
+    for (size_t i = 0; i < shapes.size(); ++i)
+      grads.push_back(
+          testing::normal(shapes[i], 100 * static_cast<uint64_t>(step + 1) + i, at::kFloat));
+    for (size_t i = 0; i < shapes.size(); ++i) alone[i].update(grads[i], .01);
+    for (size_t i = shapes.size(); i-- > 0;) pieces.push_back(together[i].piece(grads[i], .01));
+    rule->update(pieces, step);
+  }
+  at::set_num_threads(before);
+  for (size_t i = 0; i < shapes.size(); ++i)
+    EXPECT_TRUE(alone[i].weights.equal(together[i].weights)) << i;
 }
 
 TEST(Soap, ReadsItsKeysFromARunFile) {
