@@ -39,34 +39,42 @@ done
 [ -r "$here/$size.ini" ] || { echo "compare: --size: got \"$size\", allowed: small, medium" >&2; exit 2; }
 out=${out:-runs/optimizers-$size}
 
-echo "== 1. every rule at every learning rate"
-"$strata" sweep "$here/$size.ini" --out "$out/rates" --set "optim.name=${rules// /,}" --set "optim.lr=$rates" --jobs "$jobs" \
-  --best-by optim.name "--data.path=$data" "$@"
+# GaLore projects to a quarter of the width, as its authors do; other rules have no keys of their own here.
+keys_of() {
+  local width
+  width=$(sed -n 's/^hidden_size = //p' "$here/$size.ini")
+  if [ "$1" = galore ]; then echo "--optim.rank=$((width / 4))"; fi
+}
+# "- best: lr=4e-3, valid loss 2.1" of a sweep over one key
+best_of() { sed -n 's/^- best: [a-z_]*=\([^,]*\),.*/\1/p' "$1/sweep.md"; }
 
 for rule in $rules; do
-  # "- best of optim.name = muon: name=muon,lr=4e-3, valid loss 2.1"
-  rate=$(sed -n "s/^- best of optim.name = $rule: .*lr=\([^,]*\),.*/\1/p" "$out/rates/sweep.md")
+  echo "== $rule: learning rates"
+  # shellcheck disable=SC2046
+  "$strata" sweep "$here/$size.ini" --out "$out/$rule-rates" --set "optim.lr=$rates" --jobs "$jobs" \
+    "--optim.name=$rule" $(keys_of "$rule") "--data.path=$data" "$@"
+  rate=$(best_of "$out/$rule-rates")
   if [ -z "$rate" ]; then
-    echo "compare: no run of $rule ended well, see $out/rates/sweep.md" >&2
+    echo "compare: no run of $rule ended well, see $out/$rule-rates/sweep.md" >&2
     continue
   fi
-  echo "== 2. $rule at $rate with other weight decays"
-  "$strata" sweep "$here/$size.ini" --out "$out/decay-$rule" --set "optim.weight_decay=$decays" --jobs "$jobs" \
-    "--optim.name=$rule" "--optim.lr=$rate" "--data.path=$data" "$@"
+  echo "== $rule at $rate: weight decays"
+  # shellcheck disable=SC2046
+  "$strata" sweep "$here/$size.ini" --out "$out/$rule-decays" --set "optim.weight_decay=$decays" --jobs "$jobs" \
+    "--optim.name=$rule" "--optim.lr=$rate" $(keys_of "$rule") "--data.path=$data" "$@"
 done
 
-echo "== 3. at the end of training"
+echo "== at the end of training"
 {
   echo "| rule | lr | weight decay | validation loss | tokens/s |"
   echo "|---|---|---|---|---|"
   for rule in $rules; do
-    [ -r "$out/decay-$rule/sweep.md" ] || continue
-    rate=$(sed -n "s/^- best of optim.name = $rule: .*lr=\([^,]*\),.*/\1/p" "$out/rates/sweep.md")
+    [ -r "$out/$rule-decays/sweep.md" ] || continue
     # The first row of the table is the best: | decay | valid | train | tokens/s | time | state |
-    sed -n 3p "$out/decay-$rule/sweep.md" | awk -F'|' -v rule="$rule" -v rate="$rate" \
+    sed -n 3p "$out/$rule-decays/sweep.md" | awk -F'|' -v rule="$rule" -v rate="$(best_of "$out/$rule-rates")" \
       '{printf "| %s | %s |%s|%s|%s|\n", rule, rate, $2, $3, $5}'
   done
 } | tee "$out/best.md"
 echo
-echo "What lies at the border of its range is not yet tuned:"
-grep -h "extend it" "$out"/rates/sweep.md "$out"/decay-*/sweep.md || echo "nothing does"
+echo "What lies at the end of its range is not tuned yet:"
+grep "extend it" "$out"/*/sweep.md || echo "nothing does"
