@@ -10,6 +10,21 @@
 #include "core/text.h"
 
 namespace strata {
+namespace linear_parts_detail {
+
+// Whether a pattern of linear_ranks can mean the linear of some block. The number of blocks is not
+// known here: a hundred are enough for globs, and a number stands for itself.
+bool fits_some_block(const std::string& pattern, const std::string& name) {
+  const std::string head = pattern.substr(0, pattern.find('.'));
+  if (!head.empty() && head.find_first_not_of("0123456789") == std::string::npos)
+    return glob_match(pattern, cat(head, '.', name));
+  for (int block = 0; block < 100; ++block) {
+    if (glob_match(pattern, cat(block, '.', name))) return true;
+  }
+  return false;
+}
+
+}  // namespace linear_parts_detail
 
 void LinearParts::visit(ConfigVisitor& v, const std::vector<std::string>& names,
                         const std::vector<std::string>& low_rank_names) {
@@ -49,8 +64,10 @@ void LinearParts::visit_ranks(ConfigVisitor& v, const std::vector<std::string>& 
       v.problem("linear_ranks", cat('"', entry, '"'), "BLOCK.NAME=RANK with a rank of at least 1");
       continue;
     }
+    const auto called = [&, text = pattern](const std::string& name) {
+      return linear_parts_detail::fits_some_block(text, name);
+    };
     const std::string target = pattern.substr(dot + 1);
-    const auto called = [&](const std::string& name) { return glob_match(target, name); };
     if (std::none_of(names.begin(), names.end(), called)) {
       v.problem("linear_ranks", cat('"', target, '"'), cat(join(names), ", or globs of them"),
                 did_you_mean(target, names));
@@ -80,8 +97,7 @@ int64_t LinearParts::rank(const std::string& name) const {
 bool LinearParts::low_rank_anywhere(const std::string& name) const {
   if (!low_rank()) return false;
   return std::any_of(ranks.begin(), ranks.end(), [&](const std::string& entry) {
-    const std::string pattern = parse_rank(entry).first;
-    return glob_match(pattern.substr(pattern.find('.') + 1), name);
+    return linear_parts_detail::fits_some_block(parse_rank(entry).first, name);
   });
 }
 
