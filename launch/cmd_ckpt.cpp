@@ -1,4 +1,4 @@
-// strata ckpt list|inspect|verify|diff|convert
+// strata ckpt list|inspect|verify|diff|convert|compress
 #include <algorithm>
 #include <iostream>
 
@@ -104,19 +104,20 @@ std::filesystem::path checkpoint_of(const std::filesystem::path& path) {
 
 int cmd_ckpt(const Arguments& arguments) {
   using namespace cmd_ckpt_detail;
-  const std::vector<std::string> later = {"prune", "reindex", "consolidate", "compress"};
+  const std::vector<std::string> later = {"prune", "reindex", "consolidate"};
   if (!arguments.empty() && std::count(later.begin(), later.end(), arguments[0]) > 0) {
-    throw ConfigError(
-        {cat("strata ckpt ", arguments[0],
-             ": not part of this version. There are: list, inspect, verify, diff, convert")});
+    throw ConfigError({cat(
+        "strata ckpt ", arguments[0],
+        ": not part of this version. There are: list, inspect, verify, diff, convert, compress")});
   }
   const std::string verb =
-      take_verb("ckpt", arguments, {"list", "inspect", "verify", "diff", "convert"});
+      take_verb("ckpt", arguments, {"list", "inspect", "verify", "diff", "convert", "compress"});
   if (verb == "list") return list(after_verb(arguments));
   if (verb == "inspect") return inspect(after_verb(arguments));
   if (verb == "verify") return verify(after_verb(arguments));
   if (verb == "diff") return diff(after_verb(arguments));
   if (verb == "convert") return ckpt_convert(after_verb(arguments));
+  if (verb == "compress") return ckpt_compress(after_verb(arguments));
   return 0;
 }
 

@@ -9,5 +9,6 @@ namespace strata {
 // The folder of one checkpoint: itself, or the newest valid one of a run. Throws CheckpointError.
 std::filesystem::path checkpoint_of(const std::filesystem::path& path);
 int ckpt_convert(const Arguments& arguments);
+int ckpt_compress(const Arguments& arguments);
 
 }  // namespace strata

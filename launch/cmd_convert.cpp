@@ -1,55 +1,22 @@
 // strata ckpt convert: a checkpoint or a folder of the family's own files to such a folder, the
 // linears in another form if wanted.
-#include <ATen/ops/cat.h>
-#include <ATen/ops/scalar_tensor.h>
-
 #include <cmath>
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/config/reader.h"
 #include "core/error.h"
-#include "core/io/file.h"
-#include "core/io/safetensors.h"
-#include "core/ops/bit_linear.h"
 #include "core/text.h"
 #include "launch/cmd_ckpt.h"
 #include "launch/command_line.h"
-#include "launch/densify.h"
-#include "launch/run_config.h"
-#include "parallel/checkpoint/checkpoint.h"
+#include "launch/model_folder.h"
+#include "models/parts/linear_parts.h"
 #include "parallel/engine/converted_weights.h"
 
 namespace strata {
 namespace cmd_convert_detail {
-
-// The model of a folder and where its weights are.
-struct Source {
-  std::shared_ptr<const ModelSpec> model;
-  std::unique_ptr<WeightSource> weights;
-};
-
-Source open(const std::filesystem::path& folder, const ExtraFamilies& families) {
-  Source out;
-  if (std::filesystem::exists(folder / "config.json") &&
-      !std::filesystem::exists(folder / "manifest.json")) {
-    const std::string file = (folder / "config.json").string();
-    out.model = make_model_from_json(io::read_text(file), file);
-    out.weights = make_safetensors_weights(folder.string(), *out.model);
-    return out;
-  }
-  const std::filesystem::path checkpoint = checkpoint_of(folder);
-  RunInput input;
-  input.path = (checkpoint / "config.ini").string();
-  input.data = RunInput::Data::ForVocabulary;
-  input.families = families;
-  out.model = model_of(read_run_config(input), checkpoint);
-  out.weights = make_checkpoint_weights(std::make_shared<const CheckpointReader>(checkpoint));
-  return out;
-}
 
 nlohmann::ordered_json changed_config(const ModelSpec& model, const CommandLine& line) {
   auto j = nlohmann::ordered_json::parse(model.foreign_config());
@@ -61,9 +28,7 @@ nlohmann::ordered_json changed_config(const ModelSpec& model, const CommandLine&
     }
     return j;
   }
-  for (const char* key :
-       {"structured_linear", "structured_targets", "nblocks", "shuffle", "linear_init"})
-    j.erase(key);
+  for (const std::string& key : linear_structure_keys()) j.erase(key);
   if (*kind == "dense") return j;
   if (*kind != "monarch" && *kind != "blockdiag")
     throw ConfigError("--linear", cat('"', *kind, '"'), "dense, monarch, blockdiag");
@@ -96,28 +61,6 @@ std::set<std::string> ternary_names(const ModelSpec& model) {
   return out;
 }
 
-using Tensors = std::vector<std::pair<std::string, Tensor>>;
-// Of tensors that several parameters make up: by their first rows.
-using Parts = std::map<std::string, std::map<int64_t, Tensor>>;
-
-void add(const ModelSpec& model, const ParamMeta& meta, const Tensor& value, bool ternary,
-         Tensors& out, Parts& parts) {
-  const ForeignTensor foreign = model.foreign(meta.name);
-  if (foreign.part()) {
-    parts[foreign.name][foreign.rows.begin] = value;
-    return;
-  }
-  if (!ternary) {
-    out.emplace_back(foreign.name, foreign.transposed ? value.t().contiguous() : value);
-    return;
-  }
-  const double beta = ops::absolute_sum(value) / static_cast<double>(value.numel());
-  const ops::TernaryCodes codes = ops::ternary_codes(value, beta);
-  const std::string linear = foreign.name.substr(0, foreign.name.size() - 7);
-  out.emplace_back(linear + ".codes", ops::pack_codes(codes.codes_OI));
-  out.emplace_back(linear + ".beta", at::scalar_tensor(codes.scale, at::kFloat));
-}
-
 }  // namespace cmd_convert_detail
 
 int ckpt_convert(const Arguments& arguments) {
@@ -139,7 +82,7 @@ int ckpt_convert(const Arguments& arguments) {
   const std::filesystem::path to = line.words()[1];
   if (std::filesystem::exists(to / "model.safetensors"))
     throw ConfigError("TO", to.string(), "a folder without model.safetensors");
-  const Source from = open(line.words()[0], arguments.families);
+  const ModelFolder from = open_model_folder(line.words()[0], arguments.families);
   const auto config = changed_config(*from.model, line);
   const std::shared_ptr<const ModelSpec> model = make_model_from_json(config.dump(), "TO");
   const auto converted = make_converted_weights(
@@ -152,27 +95,11 @@ int ckpt_convert(const Arguments& arguments) {
       throw ConfigError("--ternary", "given",
                         cat("nothing: ", model->family(), " has no ternary weights"));
   }
-  Tensors tensors;
-  Parts parts;
-  for (const ParamMeta& meta : parameter_metas(*model)) {
-    Parameter p;
-    p.meta = meta;
-    const Tensor value =
-        converted->read(p, {Shape(meta.logical.size(), 0), meta.logical}, at::kFloat);
-    add(*model, meta, value, ternary.count(meta.name) > 0, tensors, parts);
-  }
-  for (const auto& [name, rows] : parts) {
-    std::vector<Tensor> pieces;
-    for (const auto& [first, piece] : rows) pieces.push_back(piece);
-    tensors.emplace_back(name, at::cat(pieces, 0));
-  }
-  std::filesystem::create_directories(to);
-  io::write_safetensors((to / "model.safetensors").string(), tensors);
-  io::write_text_atomic(to / "config.json", config.dump(2) + "\n");
+  const size_t written = write_model_folder(to, config, *model, *converted, ternary);
   for (const ProjectionError& error : projection_errors(*converted))
     std::cout << cat(error.name, ": ", number_text(error.relative * 100),
                      " % of its norm is lost\n");
-  std::cout << cat(tensors.size(), " tensors in ", (to / "model.safetensors").string(), "\n");
+  std::cout << cat(written, " tensors in ", (to / "model.safetensors").string(), "\n");
   return 0;
 }
 

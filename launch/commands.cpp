@@ -24,7 +24,7 @@ const std::vector<Command>& commands() {
       {"plan", "check | show: how ranks share a model", cmd_plan},
       {"data", "prepare | inspect: token files", cmd_data},
       {"config", "show | check | schema: run files", cmd_config},
-      {"ckpt", "list | inspect | verify | diff: checkpoints", cmd_ckpt},
+      {"ckpt", "list | inspect | verify | diff | convert | compress: checkpoints", cmd_ckpt},
       {"doctor", "what this machine offers, or how a run is doing", cmd_doctor},
   };
   return all;

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "models/parts/linear_parts.h"
 #include "parallel/checkpoint/checkpoint.h"
 
 namespace strata {
@@ -21,14 +22,14 @@ std::shared_ptr<const ModelSpec> dense_model(const RunConfig& config) {
     throw ConfigError("train.densify_at", number_text(config.train.densify_at), "1",
                       " (no linear of the model is structured: model.linear)");
   }
-  for (const char* key :
-       {"structured_linear", "structured_targets", "nblocks", "shuffle", "linear_init"})
-    j.erase(key);
+  for (const std::string& key : linear_structure_keys()) j.erase(key);
   ModelOptions options;
   options.loss.label_smoothing = config.train.label_smoothing;
   options.loss.z_loss = config.train.z_loss;
   options.head_chunk_tokens = config.train.head_chunk_tokens;
-  return make_model_from_json(j.dump(), "the dense model", options);
+  auto dense = make_model_from_json(j.dump(), "the dense model", options);
+  dense->freeze(config.train.freeze);
+  return dense;
 }
 
 std::shared_ptr<const ModelSpec> model_of(const RunConfig& config,

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "core/text.h"
+#include <unistd.h>  // environ
 
-extern char** environ;
+#include "core/text.h"
 
 namespace strata {
 

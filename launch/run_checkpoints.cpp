@@ -7,6 +7,7 @@
 #include "core/text.h"
 #include "launch/failure.h"
 #include "launch/run_plan.h"
+#include "parallel/engine/frozen_weights.h"
 #include "parallel/engine/weight_source.h"
 
 namespace strata {
@@ -182,7 +183,10 @@ std::optional<RunPosition> RunCheckpoints::resume(const std::filesystem::path& d
   const OptimizerReset reset = what == "all"      ? OptimizerReset::All
                                : what == "matrix" ? OptimizerReset::Matrix
                                                   : OptimizerReset::None;
-  together(runtime_.job(), [&] { optimizer.load(*reader, reset); });
+  together(runtime_.job(), [&] {
+    optimizer.load(*reader, reset);
+    load_frozen(model, *make_checkpoint_weights(reader));
+  });
   model.weights_changed();
   RunPosition position;
   position.step = reader->step();
@@ -278,10 +282,11 @@ RunPosition RunCheckpoints::start_warm(const std::filesystem::path& directory,
   return {};
 }
 
-bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimizer& optimizer,
-                          const Plan& plan, const ModelSpec& model,
+bool RunCheckpoints::save(const RunPosition& position, ParallelManager& manager,
+                          const DistributedOptimizer& optimizer,
                           const std::string& data_fingerprint) {
   using run_checkpoints_detail::quoted;
+  const ModelSpec& model = manager.spec();
   SaveRequest request;
   request.root = root_;
   request.step = position.step;
@@ -307,8 +312,9 @@ bool RunCheckpoints::save(const RunPosition& position, const DistributedOptimize
   try {
     CheckpointWriter writer(runtime_.job(), request);
     optimizer.save(writer);
+    save_frozen(manager, writer);
     writer.add_file("config.ini", config_.ini);
-    writer.add_file("plan.json", plan_json(plan, model));
+    writer.add_file("plan.json", plan_json(manager.plan(), model));
     written = writer.commit();
   } catch (const StorageError& error) {
     ++failures_;

@@ -40,8 +40,8 @@ class RunCheckpoints {
 
   // Collective. false: it failed, but fewer than ckpt.max_failures times in a row; then AgreedError
   // (exit code 9).
-  bool save(const RunPosition& position, const DistributedOptimizer& optimizer, const Plan& plan,
-            const ModelSpec& model, const std::string& data_fingerprint);
+  bool save(const RunPosition& position, ParallelManager& manager,
+            const DistributedOptimizer& optimizer, const std::string& data_fingerprint);
 
   // Collective. The newest valid checkpoint, or the one ckpt.resume names; empty when there is none
   // or none is wanted.

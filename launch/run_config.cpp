@@ -30,7 +30,11 @@ void RunConfig::visit_model(ConfigVisitor& v, bool with_products) {
   const ModelRegistry registry = model_registry(model_options(), families);
   v.begin_section("model", "The network; other keys are those of the family's config.json.");
   v.field("name", model_name, one_of(registry.names()), "model family");
-  if (with_products && registry.contains(model_name)) model = registry.make(model_name, v);
+  if (with_products && registry.contains(model_name)) {
+    auto made = registry.make(model_name, v);
+    made->freeze(train.freeze);
+    model = std::move(made);
+  }
   v.end_section();
 }
 
@@ -130,6 +134,7 @@ class RunConfigReader {
           "data.sequence_length", cat(length),
           cat("at most ", config_.model->max_positions(), " (the model's longest context)"));
     }
+    check_frozen();
     if (config_.model && densify_step(config_) >= 0) {
       try {
         dense_model(config_);
@@ -159,6 +164,33 @@ class RunConfigReader {
     if (config_.runtime.backend == "nccl" && config_.runtime.device == "cpu") {
       reader_.problem("runtime.backend", "nccl", "auto, mpi, self while runtime.device = cpu");
     }
+  }
+
+  void check_frozen() {
+    constexpr const char* kKey = "train.freeze";
+    const std::vector<std::string>& globs = config_.train.freeze;
+    if (globs.empty() || !config_.model || reader_.has_problems()) return;
+    std::vector<std::string> names;
+    bool trained = false;
+    try {
+      for (const ParamMeta& meta : parameter_metas(*config_.model)) {
+        names.push_back(meta.name);
+        trained = trained || meta.trainable;
+      }
+    } catch (const ConfigError&) {
+      return;  // sizes that make no model: whoever builds it says so
+    }
+    for (const std::string& glob : globs) {
+      const bool found = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+        return glob_match(glob, name);
+      });
+      if (!found)
+        reader_.problem(kKey, cat('"', glob, '"'),
+                        cat("names of parameters or globs of them, as ", names.front(), " or *.",
+                            names.back().substr(names.back().rfind('.') + 1)),
+                        did_you_mean(glob, names));
+    }
+    if (!trained) reader_.problem(kKey, join(globs), "globs that leave something to train");
   }
 
   // Throws when anything was wrong, configuration before data.

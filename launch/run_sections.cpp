@@ -41,6 +41,8 @@ void TrainSection::visit(ConfigVisitor& v) {
           "part of the steps after which structured linears (model.linear) become dense; 1: never");
   v.field("densify_warmup", densify_warmup, at_least(0),
           "steps of linear warm-up after that, because the new weights have no optimizer state");
+  v.field("freeze", freeze, any_text(),
+          "names or globs of parameters that are not trained, as *.mlp.up_proj.weight");
 }
 
 void OptimSection::visit(ConfigVisitor& v) {

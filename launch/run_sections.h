@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "optim/rule_set.h"
 #include "parallel/plan/plan_json.h"
@@ -31,6 +32,7 @@ struct TrainSection {
   std::string nonfinite = "skip";
   double densify_at = 1;
   int64_t densify_warmup = 200;
+  std::vector<std::string> freeze;
   void visit(ConfigVisitor& v);
 };
 

@@ -18,6 +18,7 @@
 #include "launch/sampler.h"
 #include "optim/replica_audit.h"
 #include "parallel/engine/converted_weights.h"
+#include "parallel/engine/frozen_weights.h"
 #include "parallel/nn/auto_split_report.h"
 
 namespace strata {
@@ -110,7 +111,10 @@ void Trainer::densify() {
   const auto stored = make_checkpoint_weights(reader);
   const bool shuffled = nlohmann::json::parse(structured->foreign_config()).value("shuffle", false);
   const auto dense = make_converted_weights(*stored, *structured, {.shuffled = shuffled});
-  together(runtime_.job(), [&] { optimizer_->load_converted(*dense, *reader); });
+  together(runtime_.job(), [&] {
+    optimizer_->load_converted(*dense, *reader);
+    load_frozen(*model_, *dense);
+  });
   model_->weights_changed();
   flops_per_step_ = flops_per_step(*spec_, config_.train.batch, config_.data.sequence_length);
   log::info("step ", position_.step, ": linears are dense from here on; ",
@@ -393,7 +397,7 @@ void Trainer::save() {
   runtime_.enter(Watchdog::Phase::Save, "save", position_.step);
   const double begin = trainer_detail::now_s();
   write_status("saving");
-  if (checkpoints_.save(position_, *optimizer_, plan_, *spec_, config_.train_data->fingerprint())) {
+  if (checkpoints_.save(position_, *model_, *optimizer_, config_.train_data->fingerprint())) {
     log::info("saved ", checkpoints_.newest(), " in ",
               duration_text(trainer_detail::now_s() - begin));
   }

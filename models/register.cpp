@@ -79,6 +79,7 @@ void normalise_structured(nlohmann::json& j) {
     const nlohmann::json& kind = j["structured_linear"];
     j["linear"] = kind == "MonarchLinear"              ? nlohmann::json("monarch")
                   : kind == "BlockdiagLinear"          ? nlohmann::json("blockdiag")
+                  : kind == "LowRankLinear"            ? nlohmann::json("lowrank")
                   : kind.is_null() || kind == "Linear" ? nlohmann::json("dense")
                                                        : kind;
     j.erase("structured_linear");
@@ -166,8 +167,8 @@ std::string family_of_config_json(const std::string& text, const std::string& na
   return type;
 }
 
-std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const std::string& name,
-                                                const ModelOptions& options) {
+void visit_config_json(const std::string& text, const std::string& name,
+                       const std::function<void(const std::string&, ConfigVisitor&)>& use) {
   const std::string family = family_of_config_json(text, name);
   nlohmann::json j = register_detail::parse(text, name);
   register_detail::normalise_rope(j);
@@ -175,9 +176,17 @@ std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const s
   if (family == "gated_deltaproduct") register_detail::normalise_deltaproduct(j);
   register_detail::normalise_structured(j);
   JsonConfigReader reader(j.dump(), name);
-  // Contradictions are reported before a spec is used.
-  auto spec = model_registry(options).make(family, reader.visitor());
+  use(family, reader.visitor());
   reader.finish();
+}
+
+std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const std::string& name,
+                                                const ModelOptions& options) {
+  // Contradictions are reported before a spec is used.
+  std::unique_ptr<ModelSpec> spec;
+  visit_config_json(text, name, [&](const std::string& family, ConfigVisitor& visitor) {
+    spec = model_registry(options).make(family, visitor);
+  });
   return spec;
 }
 

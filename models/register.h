@@ -28,6 +28,10 @@ ModelRegistry model_registry(const ModelOptions& options = {}, const ExtraFamili
 // The family of a config.json by its model_type ("llama", "gpt2", ...). Throws ConfigError naming
 // what is known.
 std::string family_of_config_json(const std::string& text, const std::string& name);
+// Calls use(family, visitor) with a visitor that reads the keys of the config.json for a family's
+// visit(). Throws ConfigError with every problem afterwards.
+void visit_config_json(const std::string& text, const std::string& name,
+                       const std::function<void(const std::string&, ConfigVisitor&)>& use);
 std::unique_ptr<ModelSpec> make_model_from_json(const std::string& text, const std::string& name,
                                                 const ModelOptions& options = {});
 

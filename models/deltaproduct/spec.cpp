@@ -14,12 +14,12 @@ namespace deltaproduct_spec_detail {
 class DeltaProductSpec final : public DecoderSpec {
  public:
   DeltaProductSpec(const DeltaProductConfig& config, const ModelOptions& options)
-      : DecoderSpec(fla_shape(config.family, config), config.parts.residual, options), c_(config) {}
+      : DecoderSpec(fla_shape(config.family, config), config.parts, options), c_(config) {}
 
   bool generates_from_cache() const override { return true; }
 
   std::shared_ptr<Layer> make_block(int block, const ParallelLayout& layout) const override {
-    return std::make_shared<DeltaProductBlock>(c_, block, layout);
+    return std::make_shared<DeltaProductBlock>(of_block(c_, block), block, layout);
   }
   std::string block_cost_class(int block) const override {
     return c_.attn.has(block) ? "attention block" : "block";
@@ -29,7 +29,7 @@ class DeltaProductSpec final : public DecoderSpec {
   double block_flops_per_token(int block, int64_t time) const override {
     const int64_t D = c_.hidden_size, Q = c_.num_heads * c_.head_k(),
                   values = c_.value_heads() * c_.head_v(), heads = c_.value_heads();
-    const LinearParts& l = c_.parts.linears;
+    const LinearParts l = c_.parts.linears.of(block);
     const double mlp = l.swiglu_flops("mlp.", D, c_.ffn_dim());
     if (c_.attn.has(block)) return c_.attn.flops_per_token(c_.hidden_size, time) + mlp;
     const int64_t steps = c_.steps();

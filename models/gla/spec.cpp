@@ -13,12 +13,12 @@ namespace gla_spec_detail {
 class GlaSpec final : public DecoderSpec {
  public:
   GlaSpec(const GlaConfig& config, const ModelOptions& options)
-      : DecoderSpec(fla_shape("gla", config), config.parts.residual, options), c_(config) {}
+      : DecoderSpec(fla_shape("gla", config), config.parts, options), c_(config) {}
 
   bool generates_from_cache() const override { return true; }
 
   std::shared_ptr<Layer> make_block(int block, const ParallelLayout& layout) const override {
-    return std::make_shared<GlaBlock>(c_, block, layout);
+    return std::make_shared<GlaBlock>(of_block(c_, block), block, layout);
   }
   std::string block_cost_class(int block) const override {
     return c_.attn.has(block) ? "attention block" : "block";
@@ -29,7 +29,7 @@ class GlaSpec final : public DecoderSpec {
     const int64_t D = c_.hidden_size, Q = c_.num_heads * c_.head_k(),
                   keys = c_.kv_heads() * c_.head_k(), values = c_.kv_heads() * c_.head_v(),
                   out = c_.num_heads * c_.head_v(), rank = GlaConfig::kGateRank;
-    const LinearParts& l = c_.parts.linears;
+    const LinearParts l = c_.parts.linears.of(block);
     const double mlp = l.swiglu_flops("mlp.", D, c_.ffn_dim());
     if (c_.attn.has(block)) return c_.attn.flops_per_token(c_.hidden_size, time) + mlp;
     double linears = l.cost("attn.q_proj", D, Q) + l.cost("attn.k_proj", D, keys) +

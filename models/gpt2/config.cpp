@@ -28,7 +28,8 @@ void Gpt2Config::visit(ConfigVisitor& v) {
           "scores are divided by block number + 1 too");
   v.field("tie_word_embeddings", tie_word_embeddings, "the head shares the embedding's weight");
   v.field("bias", bias, "biases in the linears and norms of the blocks and in the last norm");
-  parts.visit(v, {"attn.c_attn", "attn.c_proj", "mlp.fc1", "mlp.fc2"});
+  parts.visit(v, {"attn.c_attn", "attn.c_proj", "mlp.fc1", "mlp.fc2"},
+              {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"});
   for (const char* key :
        {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
         "bos_token_id", "eos_token_id", "pad_token_id", "reorder_and_upcast_attn",

@@ -27,8 +27,8 @@ struct Gpt2Config {
   bool bias = true;  // of linears and norms; nanoGPT's key
   BlockParts parts;
 
-  // The feed-forward layer's linears are called c_fc and c_proj; where they are structured, fc1 and
-  // fc2, as in the checkpoints of such models.
+  // The feed-forward layer's linears are called c_fc and c_proj; where they are structured in every
+  // block, fc1 and fc2, as in the checkpoints of such models.
   bool plain_mlp() const {
     return !parts.linears.targeted("mlp.fc1") && !parts.linears.targeted("mlp.fc2");
   }

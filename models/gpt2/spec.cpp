@@ -36,15 +36,15 @@ DecoderShape shape_of(const Gpt2Config& c) {
 }  // namespace gpt2_detail
 
 Gpt2Spec::Gpt2Spec(const Gpt2Config& config, const ModelOptions& options)
-    : DecoderSpec(gpt2_detail::shape_of(config), config.parts.residual, options), c_(config) {}
+    : DecoderSpec(gpt2_detail::shape_of(config), config.parts, options), c_(config) {}
 
 std::shared_ptr<Layer> Gpt2Spec::make_block(int block, const ParallelLayout& layout) const {
-  return std::make_shared<Gpt2Block>(c_, block, layout);
+  return std::make_shared<Gpt2Block>(of_block(c_, block), block, layout);
 }
 
-double Gpt2Spec::block_flops_per_token(int, int64_t time) const {
+double Gpt2Spec::block_flops_per_token(int block, int64_t time) const {
   const int64_t C = c_.n_embd, F = c_.inner();
-  const LinearParts& l = c_.parts.linears;
+  const LinearParts l = c_.parts.linears.of(block);
   const double mlp = c_.plain_mlp() ? l.cost("mlp.c_fc", C, F) + l.cost("mlp.c_proj", F, C)
                                     : l.cost("mlp.fc1", C, F) + l.cost("mlp.fc2", F, C);
   const double linears = l.cost("attn.c_attn", C, 3 * C) + l.cost("attn.c_proj", C, C) + mlp;

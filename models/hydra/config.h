@@ -48,7 +48,10 @@ struct HydraConfig {
   // Of the mixer's linears; the large ones can be structured.
   LinearOptions linear(const std::string& name, const LinearOptions& options) const;
   bool whole_in_proj() const {
-    return !parts.linears.targeted("mixer.in_proj_z") && !parts.linears.targeted("mixer.in_proj_x");
+    const auto plain = [&](const char* name) {
+      return !parts.linears.targeted(name) && !parts.linears.low_rank_anywhere(name);
+    };
+    return plain("mixer.in_proj_z") && plain("mixer.in_proj_x");
   }
   void visit(ConfigVisitor& v);
 };

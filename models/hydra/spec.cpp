@@ -29,7 +29,9 @@ class HydraSpec final : public ModelSpec {
     return layer == layer_count() - 1 ? "" : layer_name(layer) + ".";
   }
   std::string cost_class(int layer) const override {
-    return layer == 0 ? "embedding" : layer == layer_count() - 1 ? "head" : "block";
+    if (layer == 0) return "embedding";
+    if (layer == layer_count() - 1) return "head";
+    return c_.parts.linears.low_rank() ? cat("block ", layer - 1) : "block";
   }
   int64_t vocabulary() const override { return c_.vocab_size; }
   int64_t max_positions() const override {
@@ -52,7 +54,8 @@ class HydraSpec final : public ModelSpec {
       options.padding_id = c_.pad_token_id;
       return std::make_shared<EmbeddingLayer>(c_.vocab_size, c_.hidden_size, options, layout);
     }
-    if (layer < layer_count() - 1) return std::make_shared<HydraBlock>(c_, layer - 1, layout);
+    if (layer < layer_count() - 1)
+      return std::make_shared<HydraBlock>(of_block(c_, layer - 1), layer - 1, layout);
     HeadOptions head;
     head.norm = HeadOptions::Norm::None;
     head.transform_name = "cls.predictions.transform";
@@ -81,7 +84,7 @@ class HydraSpec final : public ModelSpec {
     if (layer == layer_count() - 1) return 2 * D * (D + number(c_.vocab_size));
     const double keys = number(c_.keys());
     const auto cost = [&](const char* name, int64_t in, int64_t out) {
-      return c_.parts.linears.cost(cat("mixer.", name), in, out);
+      return c_.parts.linears.of(layer - 1).cost(cat("mixer.", name), in, out);
     };
     const double large = cost("in_proj_z", c_.hidden_size, c_.inner()) +
                          cost("in_proj_x", c_.hidden_size, c_.inner()) +

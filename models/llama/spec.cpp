@@ -26,19 +26,19 @@ DecoderShape shape_of(const LlamaConfig& c) {
 class LlamaSpec final : public DecoderSpec {
  public:
   LlamaSpec(const LlamaConfig& config, const ModelOptions& options)
-      : DecoderSpec(shape_of(config), config.parts.residual, options), c_(config) {}
+      : DecoderSpec(shape_of(config), config.parts, options), c_(config) {}
 
   // Frequencies of "dynamic" depend on the length, so remembered keys would be turned wrongly.
   bool generates_from_cache() const override { return c_.rope_scaling.rope_type != "dynamic"; }
 
   std::shared_ptr<Layer> make_block(int block, const ParallelLayout& layout) const override {
-    return std::make_shared<LlamaBlock>(c_, block, layout);
+    return std::make_shared<LlamaBlock>(of_block(c_, block), block, layout);
   }
 
-  double block_flops_per_token(int, int64_t time) const override {
+  double block_flops_per_token(int block, int64_t time) const override {
     const int64_t d = c_.hidden_size, q = c_.num_attention_heads * c_.head_dim(),
                   kv = c_.kv_heads() * c_.head_dim(), F = c_.intermediate_size;
-    const LinearParts& l = c_.parts.linears;
+    const LinearParts l = c_.parts.linears.of(block);
     const double linears = l.cost("self_attn.q_proj", d, q) + l.cost("self_attn.k_proj", d, kv) +
                            l.cost("self_attn.v_proj", d, kv) + l.cost("self_attn.o_proj", q, d);
     return 2 * linears + l.swiglu_flops("mlp.", d, F) +

@@ -30,7 +30,7 @@ DecoderShape shape_of(const MatmulFreeConfig& c) {
 class MatmulFreeSpec final : public DecoderSpec {
  public:
   MatmulFreeSpec(const MatmulFreeConfig& config, const ModelOptions& options)
-      : DecoderSpec(shape_of(config), config.parts.residual, options), c_(config) {}
+      : DecoderSpec(shape_of(config), config.parts, options), c_(config) {}
 
   bool generates_from_cache() const override { return true; }
 

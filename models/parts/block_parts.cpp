@@ -6,9 +6,10 @@
 
 namespace strata {
 
-void BlockParts::visit(ConfigVisitor& v, const std::vector<std::string>& linear_names) {
+void BlockParts::visit(ConfigVisitor& v, const std::vector<std::string>& linear_names,
+                       const std::vector<std::string>& low_rank_names) {
   residual.visit(v);
-  linears.visit(v, linear_names);
+  linears.visit(v, linear_names, low_rank_names.empty() ? linear_names : low_rank_names);
 }
 
 void BlockParts::write(nlohmann::ordered_json& config) const {

@@ -4,13 +4,12 @@
 
 namespace strata {
 
-DecoderSpec::DecoderSpec(DecoderShape shape, const ResidualConfig& residual,
-                         const ModelOptions& options)
-    : shape_(std::move(shape)), residual_(residual) {
+DecoderSpec::DecoderSpec(DecoderShape shape, const BlockParts& parts, const ModelOptions& options)
+    : shape_(std::move(shape)), parts_(parts) {
   shape_.head.loss = options.loss;
   shape_.head.chunk_tokens = options.head_chunk_tokens;
   shape_.head.tied = shape_.tied;
-  shape_.head.reduce = residual.head_reduce();
+  shape_.head.reduce = parts.residual.head_reduce();
   if (shape_.tied) shape_.head.weight_name = embedding_weight();
 }
 
@@ -26,7 +25,9 @@ std::string DecoderSpec::parameter_prefix(int layer) const {
 
 std::string DecoderSpec::cost_class(int layer) const {
   if (layer == 0) return "embedding";
-  return layer == layer_count() - 1 ? "head" : block_cost_class(layer - 1);
+  if (layer == layer_count() - 1) return "head";
+  const std::string kind = block_cost_class(layer - 1);
+  return parts_.linears.low_rank() ? cat(kind, " ", layer - 1) : kind;
 }
 
 std::shared_ptr<Layer> DecoderSpec::make_layer(int layer, const ParallelLayout& layout) const {
@@ -40,13 +41,14 @@ std::shared_ptr<Layer> DecoderSpec::make_layer(int layer, const ParallelLayout& 
 
 Shape DecoderSpec::boundary(int layer, int64_t rows, int64_t time) const {
   const bool block = layer > 0 && layer < layer_count() - 1;
-  return {rows, time, block ? residual_.boundary_width(shape_.width) : shape_.width};
+  return {rows, time, block ? parts_.residual.boundary_width(shape_.width) : shape_.width};
 }
 
 double DecoderSpec::flops_per_token(int layer, int64_t time) const {
   if (layer == 0) return 0;
   if (layer < layer_count() - 1) {
-    return block_flops_per_token(layer - 1, time) + 2 * residual_.flops_per_token(shape_.width);
+    return block_flops_per_token(layer - 1, time) +
+           2 * parts_.residual.flops_per_token(shape_.width);
   }
   return 2.0 * static_cast<double>(shape_.width) * static_cast<double>(shape_.vocabulary);
 }

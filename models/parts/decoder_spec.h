@@ -43,7 +43,7 @@ DecoderShape fla_shape(const std::string& family, const Config& c) {
 
 class DecoderSpec : public ModelSpec {
  public:
-  DecoderSpec(DecoderShape shape, const ResidualConfig& residual, const ModelOptions& options);
+  DecoderSpec(DecoderShape shape, const BlockParts& parts, const ModelOptions& options);
 
   std::string family() const override { return shape_.family; }
   int layer_count() const override { return static_cast<int>(shape_.blocks) + 2; }
@@ -69,7 +69,7 @@ class DecoderSpec : public ModelSpec {
     return shape_.embedding_prefix + shape_.embedding.weight_name;
   }
   DecoderShape shape_;
-  ResidualConfig residual_;
+  BlockParts parts_;
 };
 
 }  // namespace strata

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/ops/low_rank.h"
 #include "core/ops/monarch.h"
 #include "core/text.h"
 
@@ -17,6 +18,8 @@ namespace converted_weights_detail {
 constexpr const char* kFirst = ".blkdiag1";
 constexpr const char* kSecond = ".blkdiag2";
 constexpr const char* kWeight = ".weight";
+constexpr const char* kLowRankA = ".lowrank_a";
+constexpr const char* kLowRankB = ".lowrank_b";
 
 std::string stem(const std::string& name, const char* suffix) {
   return name.substr(0, name.size() - std::string(suffix).size());
@@ -88,11 +91,24 @@ class ConvertedWeights final : public WeightSource {
         made_[name] = ops::monarch_to_dense(whole(*first), whole(*second), out, in);
         return;
       }
+      const ParamMeta *a = find(linear + kLowRankA), *b = find(linear + kLowRankB);
+      if (a != nullptr && b != nullptr) {
+        made_[name] = whole(*a).matmul(whole(*b));
+        return;
+      }
       const ParamMeta* blocks = find(name);
       if (blocks != nullptr && blocks->logical.size() == 3) {
         made_[name] = ops::block_diagonal_to_dense(whole(*blocks), out, in, options_.shuffled);
         return;
       }
+    }
+    for (const char* suffix : {kLowRankA, kLowRankB}) {
+      if (!ends_with(name, suffix)) continue;
+      const std::string linear = stem(name, suffix);
+      const ParamMeta* dense = find(linear + kWeight);
+      if (dense == nullptr || dense->logical.size() != 2) break;
+      const int64_t rank = wanted.logical[std::string_view(suffix) == kLowRankA ? 1 : 0];
+      return truncate(linear, whole(*dense), rank);
     }
     for (const char* suffix : {kFirst, kSecond, kWeight}) {
       if (!ends_with(name, suffix) || wanted.logical.size() != 3) continue;
@@ -120,6 +136,14 @@ class ConvertedWeights final : public WeightSource {
     }
     const double size = dense.norm().item<double>();
     errors_.push_back({linear, size > 0 ? (dense - near).norm().item<double>() / size : 0});
+  }
+
+  void truncate(const std::string& linear, const Tensor& dense, int64_t rank) const {
+    ops::LowRankFactors f = ops::low_rank_factors(dense, rank);
+    made_[linear + kLowRankA] = std::move(f.A_OK);
+    made_[linear + kLowRankB] = std::move(f.B_KI);
+    const double size = dense.norm().item<double>();
+    errors_.push_back({linear, size > 0 ? std::sqrt(f.squared_error) / size : 0});
   }
 
   const WeightSource& source_;

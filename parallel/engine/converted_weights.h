@@ -1,7 +1,7 @@
 #pragma once
 // Weights of a model whose linears have another form: dense matrices from structured ones
-// (exactly), structured ones nearest to dense ones (core/ops/monarch.h). Everything else is handed
-// through.
+// (exactly), structured ones nearest to dense ones (core/ops/monarch.h, low_rank.h). Everything
+// else is handed through.
 #include <memory>
 
 #include "parallel/engine/weight_source.h"

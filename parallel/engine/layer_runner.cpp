@@ -40,7 +40,8 @@ Tensor LayerRunner::backward(int64_t microbatch, const Tensor& dy) {
   saved_.erase(it);
   at::AutoGradMode grad(true);
   if (!saved.y.defined()) saved.y = layer_->forward(saved.x, saved.batch);
-  saved.y.backward(dy);
+  // An embedding that is not trained has nothing to differentiate.
+  if (saved.y.requires_grad()) saved.y.backward(dy);
   return saved.x.defined() ? saved.x.grad() : Tensor();
 }
 

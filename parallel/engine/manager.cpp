@@ -40,6 +40,7 @@ class Manager final : public ParallelManager {
   CommPool& pool() override { return pool_; }
   std::span<Parameter* const> parameters() override { return parameters_; }
   std::span<const OwnedSlice> owned_slices() const override { return buffers().slices(); }
+  std::span<const OwnedSlice> frozen_slices() const override { return buffers().frozen(); }
   const MatrixPlacement& matrices() const override { return stage_.matrices(); }
   Communicator& stage_ranks() override { return stage_.ranks(); }
   int64_t logical_elements() const override { return logical_elements_; }

@@ -74,11 +74,12 @@ class ParallelManager {
 
   virtual std::span<Parameter* const>
   parameters() = 0;  // of this rank, shared ones once, in layer order
-  virtual std::span<const OwnedSlice> owned_slices() const = 0;
+  virtual std::span<const OwnedSlice> owned_slices() const = 0;   // of what is trained
+  virtual std::span<const OwnedSlice> frozen_slices() const = 0;  // of the rest: no gradient
   // Matrices that ranks of this stage update as wholes (ManagerOptions::matrix_cost).
   virtual const MatrixPlacement& matrices() const = 0;
   virtual Communicator& stage_ranks() = 0;
-  virtual int64_t logical_elements() const = 0;  // of the whole model, for the audit
+  virtual int64_t logical_elements() const = 0;  // of what is trained, in the whole model
   // Seconds spent waiting in the last forward_backward: for gradient sums, and for the stages
   // before and after this one.
   virtual double exposed_reduction_s() const = 0;

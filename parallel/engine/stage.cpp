@@ -144,7 +144,7 @@ void Stage::build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool
     last = std::max(last, l);
     StageLayer layer{l, layout_of(l, plan, pool, options), nullptr, {}};
     auto module = spec.make_layer(l, layer.layout);
-    for (const auto& owned : module->collect(spec.parameter_prefix(l)))
+    for (const auto& owned : collect_layer(spec, l, *module))
       layer.parameters.push_back(owned.parameter);
     layer.runner = std::make_unique<LayerRunner>(
         std::move(module), layer.layout.strategy().recompute, layer.parameters);

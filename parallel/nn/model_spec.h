@@ -73,9 +73,22 @@ class ModelSpec {
   virtual bool foreign_ignored(const std::string& name) const { return false; }
   // The family's config.json for this model.
   virtual std::string foreign_config() const = 0;
+
+  // Parameters whose names match one of the globs are not trained: they have no gradient, no
+  // optimizer state and no share in the norm. Called before the model is used; cuts over tp stay
+  // what they are without.
+  void freeze(std::vector<std::string> globs) { frozen_ = std::move(globs); }
+  bool frozen(const std::string& parameter) const;
+
+ private:
+  std::vector<std::string> frozen_;
 };
 
 using ModelRegistry = Registry<ModelSpec, ConfigVisitor&>;
+
+// Parameters of a layer that make_layer() made, with their full names; frozen ones are marked.
+// Called once for each.
+std::vector<Module::Owned> collect_layer(const ModelSpec& spec, int layer, Module& module);
 
 // Metas of all parameters in layer order, built on the meta device; shared ones once. Pure.
 std::vector<ParamMeta> parameter_metas(const ModelSpec& spec);

@@ -100,11 +100,12 @@ Linear Module::structured_linear(const std::string& name, int64_t in, int64_t ou
   for (const StructuredUse::Factor& factor : use->factors(name, options)) {
     record.second = parameters_.size();
     use->weights.push_back(param(name + factor.suffix, factor.logical, factor.shard, factor.init,
-                                 {.kind = options.kind, .view = MatrixView::Batch}));
+                                 {.kind = options.kind, .view = factor.view}));
     if (use->start) use->start->names.push_back(&parameters_.back()->meta.name);
   }
   Tensor bias;
   if (options.bias) bias = linear_bias(record, std::move(shard), use->bias_init(options));
+  record.structured = use;
   linears_.push_back(record);
   return Linear(std::move(use), std::move(bias));
 }

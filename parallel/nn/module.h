@@ -13,6 +13,10 @@
 //   tp > 1              entry: identity, backward all_reduce; exit: all_reduce, backward identity
 //   sequence_parallel   entry: all_gather over time, backward reduce_scatter; exit: the reverse
 //
+// A region whose only row-cut linears are of low rank makes the exit's sum itself, of the `rank`
+// values between their factors instead of the output (structured_linear.h); nothing is left to do
+// at the exit then, and forward must hand on what those linears make, or sums of it.
+//
 // Gradient rule: sum_grad_over_tp = trainable && !cut && tp > 1 && (sequence_parallel || (inside a
 // Region && not added after its exit)). Both are applied by the library; authors set neither. A
 // bias on a split_in linear is added once, after the exit, by the Region.
@@ -44,19 +48,21 @@ struct ParamOptions {
   bool model_wide = false;  // ParamMeta::model_wide; its name is taken as it is, without prefixes
 };
 
-// What stands in place of a dense weight (core/ops/monarch.h). Monarch: parameters `blkdiag1`
-// [blocks, q, in_block] and `blkdiag2` [blocks, out_block, q]; BlockDiagonal: `weight`
-// [blocks, out_block, in_block]. How they are cut is said in parallel/nn/structured_linear.h.
+// What stands in place of a dense weight (core/ops/monarch.h, low_rank.h). Monarch: parameters
+// `blkdiag1` [blocks, q, in_block] and `blkdiag2` [blocks, out_block, q]; BlockDiagonal: `weight`
+// [blocks, out_block, in_block]; LowRank: `lowrank_a` [out, rank] and `lowrank_b` [rank, in],
+// y = a (b x). How they are cut is said in parallel/nn/structured_linear.h.
 struct LinearStructure {
-  enum class Kind { Dense, Monarch, BlockDiagonal };
+  enum class Kind { Dense, Monarch, BlockDiagonal, LowRank };
   // Reference: uniform by the width of a block. MatchDense: normal, so that outputs vary as those
   // of the dense layer would. ProjectDense: the nearest to the dense layer's initial weight, scaled
-  // to its norm.
+  // to its norm. LowRank factors always start as MatchDense.
   enum class Start { Reference, MatchDense, ProjectDense };
   Kind kind = Kind::Dense;
   int64_t blocks = 4;
   bool shuffle = false;  // of the input features; BlockDiagonal only
   Start start = Start::Reference;
+  int64_t rank = 0;  // LowRank only
 };
 
 struct LinearOptions {
@@ -191,6 +197,7 @@ class Module {
     size_t weight, bias;  // numbers in parameters_; equal: no bias
     size_t second;        // weight, or another one of a structured linear
     std::shared_ptr<LinearUse> use;
+    std::shared_ptr<StructuredUse> structured;
   };
   // The bias of a linear; undefined where there is none, or where the region adds it.
   Tensor linear_bias(LinearRecord& record, ShardSpec shard, const Init& init);
@@ -274,11 +281,13 @@ class Region : public Layer {
   };
   static void survey(Module& module, const std::string& prefix, Survey& out);
   void apply(const Survey::Found& found, const LinearSplit& split);
+  void sum_between_factors(const Survey& found);
   Place enter(Place outer) override;
   bool is_region() const noexcept override { return true; }
 
   std::vector<LinearNode> nodes_;
   std::unique_ptr<const RegionSplit> split_;
+  bool summed_ = false;  // what forward returns is no partial sum: sum_between_factors()
 };
 
 // The two boundary conversions, also used by the embedding and the head.

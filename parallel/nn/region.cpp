@@ -6,6 +6,7 @@
 #include "parallel/nn/linear_use.h"
 #include "parallel/nn/module.h"
 #include "parallel/nn/recompute.h"
+#include "parallel/nn/structured_linear.h"
 
 namespace strata {
 
@@ -48,7 +49,8 @@ Tensor Region::operator()(const Tensor& x, const Batch& batch) {
   Tensor y =
       again ? recomputed(entered, [this, batch](const Tensor& in) { return forward(in, batch); })
             : forward(entered, batch);
-  y = declared || split_->partial ? region_exit(y, layout()) : identical_exit(y, layout());
+  if (!summed_)
+    y = declared || split_->partial ? region_exit(y, layout()) : identical_exit(y, layout());
   for (const Tensor& bias : exit_biases_) y = y + bias.to(y.scalar_type());
   return y;
 }
@@ -92,13 +94,33 @@ Module::Place Region::enter(Place) {
   survey(*this, "", found);
   nodes_.clear();
   for (const auto& linear : found.linears) nodes_.push_back(linear.node);
-  if (found.declares_cut) return Place::Region;
+  if (found.declares_cut) {
+    if (layout().tp_size() > 1) sum_between_factors(found);
+    return Place::Region;
+  }
   split_ = std::make_unique<const RegionSplit>(
       split_region(nodes_, found.other_parameters, layout().tp_size()));
   if (layout().tp_size() == 1) return Place::Region;
   if (!split_->cut) return Place::Identical;
   for (size_t i = 0; i < nodes_.size(); ++i) apply(found.linears[i], split_->linears[i]);
   return Place::Region;
+}
+
+// One dense row-cut linear leaves a partial sum of the output, which then holds for all of them.
+void Region::sum_between_factors(const Survey& found) {
+  std::vector<const Survey::Found*> row_cut;
+  for (const Survey::Found& linear : found.linears) {
+    const LinearRecord& record = linear.owner->linears_[linear.index];
+    if (record.asked.dim != 1) continue;
+    if (!record.structured || !record.structured->low_rank()) return;
+    row_cut.push_back(&linear);
+  }
+  for (const Survey::Found* linear : row_cut) {
+    const LinearRecord& record = linear->owner->linears_[linear->index];
+    record.structured->sum_between_factors = true;
+    linear->owner->after_exit_[record.weight] = true;
+  }
+  summed_ = !row_cut.empty();
 }
 
 void Region::apply(const Survey::Found& found, const LinearSplit& split) {

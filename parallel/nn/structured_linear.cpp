@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/ops/linear.h"
 #include "core/rng.h"
 #include "core/text.h"
 
@@ -49,7 +50,7 @@ StructuredUse::StructuredUse(int64_t in, int64_t out, ShardSpec asked,
       asked_(std::move(asked)),
       structure_(structure),
       layout_(layout),
-      shape_(ops::monarch_shape(in, out, structure.blocks)) {}
+      shape_(ops::monarch_shape(in, out, std::max<int64_t>(1, structure.blocks))) {}
 
 void StructuredUse::check(const std::string& name) const {
   const int64_t blocks = structure_.blocks;
@@ -128,8 +129,32 @@ std::vector<Init> StructuredUse::initial(const LinearOptions& options) {
   return {part(0)};
 }
 
+// The product's entries vary as those of the dense weight would: rank terms of variance
+// init_std^2 in / rank times 1 / in.
+std::vector<StructuredUse::Factor> StructuredUse::low_rank_factors(
+    const std::string& name, const LinearOptions& options) const {
+  const int64_t rank = structure_.rank, most = std::min(in_, out_);
+  if (rank < 1 || rank > most) {
+    throw ConfigError("linear_ranks", cat(rank),
+                      cat("1 to ", most, " for ", name, " (", in_, " to ", out_, " features)"));
+  }
+  const auto in = static_cast<double>(in_), k = static_cast<double>(rank);
+  const bool by_input = asked_.cut() && asked_.dim == 1, by_output = asked_.cut() && !by_input;
+  return {{".lowrank_a",
+           {out_, rank},
+           by_output ? asked_ : replicated(),
+           Init::normal(options.init_std * std::sqrt(in / k)),
+           options.view},
+          {".lowrank_b",
+           {rank, in_},
+           by_input ? asked_ : replicated(),
+           Init::normal(1 / std::sqrt(in)),
+           MatrixView::Whole}};
+}
+
 std::vector<StructuredUse::Factor> StructuredUse::factors(const std::string& name,
                                                           const LinearOptions& options) {
+  if (low_rank()) return low_rank_factors(name, options);
   check(name);
   const std::vector<Init> init = initial(options);
   const int64_t blocks = structure_.blocks, q = shape_.middle_block;
@@ -151,12 +176,17 @@ std::vector<StructuredUse::Factor> StructuredUse::factors(const std::string& nam
 }
 
 Init StructuredUse::bias_init(const LinearOptions& options) const {
-  if (structure_.start != Start::Reference) return options.bias_init;
+  if (low_rank() || structure_.start != Start::Reference) return options.bias_init;
   const double limit = 1 / std::sqrt(static_cast<double>(out_));  // by its own number, as there
   return Init::uniform(-limit, limit);
 }
 
 Tensor StructuredUse::apply(const Tensor& x, const Tensor& bias) const {
+  if (low_rank()) {
+    Tensor h = ops::linear(x, weights[1], Tensor());
+    if (sum_between_factors) h = region_exit(h, layout_);
+    return ops::linear(h, weights[0], bias);
+  }
   const bool cut = asked_.cut() && layout_.tp_size() > 1;
   const bool by_input = cut && asked_.dim == 1, by_output = cut && asked_.dim == 0;
   Tensor y;

@@ -4,6 +4,7 @@
 
 #include "core/text.h"
 #include "parallel/checkpoint/inspect.h"
+#include "parallel/engine/frozen_weights.h"
 #include "tests/checkpoint/sample_state.h"
 #include "tests/checkpoint/shared_folder.h"
 #include "tests/support/run_model.h"
@@ -49,6 +50,7 @@ std::vector<Move> moves(int world) {
 std::filesystem::path save(ModelRun& run, const std::filesystem::path& root, int64_t step) {
   CheckpointWriter writer(run.manager().pool().job(), sample_request(root, step));
   run.optimizer().save(writer);
+  save_frozen(run.manager(), writer);
   return writer.commit();
 }
 
@@ -80,6 +82,46 @@ TEST(TrainingState, EveryLayoutWritesTheBytesItRead) {
       }
       job->barrier();
     }
+  }
+}
+
+// Weights that are not trained have no optimizer and no master; the checkpoint has them all the
+// same.
+TEST(TrainingState, FrozenWeightsMoveBetweenLayouts) {
+  const auto job = make_mpi_communicator();
+  const SharedFolder folder(*job);
+  const testing::TinyModel& model = testing::tiny_models()[0];
+  const auto frozen_model = [&] {
+    auto spec = make_model_from_json(model.config_json, model.name, model.options);
+    spec->freeze({"model.embed_tokens.weight", "*.o_proj.weight", "model.layers.1.mlp.*"});
+    return std::shared_ptr<const ModelSpec>(std::move(spec));
+  };
+  const std::vector<Move> layouts = moves(job->size());
+  int64_t step = 0;
+  std::filesystem::path first;
+  {
+    ModelRun run(frozen_model(), setup_of(layouts.back(), "adamw"), make_mpi_communicator());
+    run.step(0, 0.02);
+    first = save(run, folder.path(), ++step);
+  }
+  const CheckpointReader reader(first);
+  for (const ParamMeta& meta : parameter_metas(*frozen_model())) {
+    EXPECT_TRUE(reader.contains("/model/" + meta.name)) << meta.name;
+    EXPECT_EQ(reader.contains(cat("/optim/", meta.name, "/m")), meta.trainable) << meta.name;
+  }
+  for (const Move& move : layouts) {
+    SCOPED_TRACE(move.name);
+    ModelRun run(frozen_model(), setup_of(move, "adamw"), make_mpi_communicator());
+    for (const OwnedSlice& slice : run.manager().frozen_slices()) slice.value.detach().zero_();
+    run.optimizer().load(reader);
+    load_frozen(run.manager(), *make_checkpoint_weights(std::make_shared<CheckpointReader>(first)));
+    run.manager().weights_changed();
+    const auto saved = save(run, folder.path(), ++step);
+    if (job->rank() == 0) {
+      const DiffReport report = diff_checkpoints(first, saved, {.tolerance = 0, .optim = true});
+      EXPECT_TRUE(report.same()) << diff_text(report);
+    }
+    job->barrier();
   }
 }
 

@@ -88,6 +88,35 @@ const std::vector<TinyModel>& tiny_models() {
       "n_head": 4, "n_inner": 48, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "initializer_range": 0.2,
       "linear": "blockdiag", "linear_targets": ["mlp.fc1", "mlp.fc2"], "linear_init": "project_dense"})",
          plain});
+    // Of low rank: the sum over tp lies between the factors where all row-cut linears of a region
+    // are, and at its exit where one is dense.
+    out.push_back(
+        {"llama_lowrank",
+         R"({"model_type": "llama", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48,
+      "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2, "attention_bias": true, "mlp_bias": true,
+      "initializer_range": 0.2, "max_position_embeddings": 64, "linear": "lowrank",
+      "linear_ranks": ["0.self_attn.q_proj=5", "1.self_attn.q_proj=7", "0.self_attn.v_proj=3", "0.self_attn.o_proj=6",
+      "1.self_attn.k_proj=4", "*.mlp.*=9"]})",
+         smooth});
+    out.push_back(
+        {"gpt2_lowrank",
+         R"({"model_type": "gpt2", "vocab_size": 61, "n_positions": 32, "n_embd": 32, "n_layer": 2,
+      "n_head": 4, "n_inner": 48, "resid_pdrop": 0.1, "embd_pdrop": 0, "attn_pdrop": 0, "initializer_range": 0.2,
+      "structured_linear": "LowRankLinear", "linear_ranks": ["*.attn.c_attn=11", "1.mlp.c_proj=8", "0.mlp.c_fc=7"]})",
+         plain});
+    out.push_back(
+        {"gla_lowrank",
+         R"({"model_type": "gla", "vocab_size": 64, "hidden_size": 32, "num_heads": 4, "intermediate_size": 40,
+      "num_hidden_layers": 2, "initializer_range": 0.1, "norm_eps": 1e-2, "linear": "lowrank",
+      "linear_ranks": ["*.attn.o_proj=6", "1.attn.g_proj=5", "0.mlp.down_proj=10"]})",
+         plain});
+    out.push_back(
+        {"hydra_lowrank",
+         R"({"model_type": "bert", "matrix_mixer_type": "hydra", "vocab_size": 48, "hidden_size": 32,
+      "num_hidden_layers": 2, "headdim": 8, "d_state": 5, "d_conv": 3, "hidden_dropout_prob": 0, "initializer_range": 0.2,
+      "pad_token_id": -1, "mask_pad": true, "linear": "lowrank",
+      "linear_ranks": ["*.mixer.out_proj=6", "1.mixer.in_proj_x=9"]})",
+         plain});
     // Residual streams: the boundary is wider than the embedding, coefficients lie outside regions.
     // (A head that adds streams before its norm takes nothing of the last doubly stochastic
     // mixing.)
