@@ -2,11 +2,13 @@
 // gate and up 2048 x 768, down 768 x 2048 in each layer), fp32 masters. One line of JSON;
 // bench/optimizers.sh compares with other programs.
 //
-//   optimizers --case=adamw|muon|muon-bf16|soap|soap-refresh|galore|galore-refresh
+//   optimizers
+//   --case=adamw|muon|muon-bf16|soap|soap-refresh|galore|galore-refresh|galore-randomized
 //              [--layers=12] [--steps=5] [--threads=2]
 //
 // ms: median time of an update; cpu_ms: processor time of all threads, for busy machines.
-// soap: between refreshes of the bases; soap-refresh and galore-refresh: every update refreshes.
+// soap: between refreshes of the bases; soap-refresh, galore-refresh (exact) and galore-randomized:
+// every update refreshes.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -62,8 +64,11 @@ std::unique_ptr<UpdateRule> rule_of(const std::string& what) {
   if (what == "soap-refresh") return make_soap({.precondition_frequency = 1});
   if (what == "galore") return make_galore({.rank = 192, .update_proj_gap = kNever});
   if (what == "galore-refresh") return make_galore({.rank = 192, .update_proj_gap = 1});
+  if (what == "galore-randomized")
+    return make_galore({.rank = 192, .update_proj_gap = 1, .svd = "randomized"});
   throw ConfigError("--case", what,
-                    "adamw, muon, muon-bf16, soap, soap-refresh, galore, galore-refresh");
+                    "adamw, muon, muon-bf16, soap, soap-refresh, galore, galore-refresh, "
+                    "galore-randomized");
 }
 
 double processor_ms() {

@@ -70,7 +70,7 @@ Tensor leading_vectors(const Tensor& x, int64_t rank, SubspaceMethod method, con
     if (method == SubspaceMethod::Full) {
       u = std::get<0>(at::linalg_svd(wide, /*full_matrices=*/false)).slice(1, 0, rank);
     } else {
-      u = sample ? d::by_sampling(wide, rank, random) : d::by_gram(wide, rank);
+      u = sample ? d::by_sampling(x, rank, random).to(at::kDouble) : d::by_gram(wide, rank);
     }
   } catch (const c10::LinAlgError&) {  // LAPACK did not converge
     return {};

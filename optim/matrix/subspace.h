@@ -15,10 +15,10 @@ enum class SubspaceMethod { Gram, Full, Randomized };
 SubspaceMethod parse_subspace_method(const std::string& name);  // "gram", "full", "randomized"
 
 // Left singular vectors of x [M, N] for its `rank` <= min(M, N) largest singular values, largest
-// first: orthonormal columns [M, rank] in fp64, computed in fp64. Each column's entry of largest
-// magnitude is positive (of equal ones, the first), so that methods, libraries and devices agree.
-// Right ones: of x.t(). random: only read by randomized.
-// Undefined when there is no such subspace: x is zero or not finite, or LAPACK fails.
+// first: orthonormal columns [M, rank] in fp64; randomized computes in the type of x. Each column's
+// entry of largest magnitude is positive (of equal ones, the first), so that methods, libraries and
+// devices agree. Right ones: of x.t(). random: only read by randomized. Undefined when there is no
+// such subspace: x is zero or not finite, or LAPACK fails.
 Tensor leading_vectors(const Tensor& x, int64_t rank, SubspaceMethod method, const Rng& random);
 
 }  // namespace strata
