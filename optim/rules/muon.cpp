@@ -61,23 +61,16 @@ class Muon final : public UpdateRule {
                           "parameters that are matrices: muon has no update for vectors");
       }
     }
-    const bool own_products = std::all_of(pieces.begin(), pieces.end(), [&](const Piece& piece) {
-      const at::ScalarType type = compute_type(piece.weights);
-      return piece.weights.is_cpu() && (type == at::kFloat || type == at::kDouble);
-    });
-    if (own_products) {
-      for_each_piece(pieces, *this, Threads::Any, [&](Piece& piece) {
-        const Tensor u = averaged(piece);
-        apply(piece, newton_schulz(u, how_, compute_type(u)));
-      });
-    } else {
-      update_batches(pieces);
-    }
+    if (pieces.empty()) return;
+    if (!pieces[0].weights.is_cpu()) return update_batches(pieces);
+    const at::ScalarType type = compute_type(pieces[0].weights);
+    const bool own_products = type == at::kFloat || type == at::kDouble;
+    for_each_piece(pieces, *this, own_products ? Threads::Any : Threads::One,
+                   [&](Piece& piece) { apply(piece, newton_schulz(averaged(piece), how_, type)); });
   }
 
  private:
-  // Those equal up to transposition together, for LibTorch's batched products. On CPUs one at a
-  // time, so that no bit depends on which others there are.
+  // Of a device: those equal up to transposition together, for LibTorch's batched products.
   void update_batches(std::span<Piece> pieces) const {
     constexpr int64_t kElements = int64_t{1} << 26;
     std::map<std::pair<int64_t, int64_t>, std::vector<Piece*>> groups;
@@ -86,8 +79,8 @@ class Muon final : public UpdateRule {
       groups[{std::min(p, q), std::max(p, q)}].push_back(&piece);
     }
     for (auto& [shape, group] : groups) {
-      const int64_t most = std::max<int64_t>(1, kElements / (shape.first * shape.second));
-      const size_t step = group[0]->weights.is_cpu() ? 1 : static_cast<size_t>(most);
+      const auto step =
+          static_cast<size_t>(std::max<int64_t>(1, kElements / (shape.first * shape.second)));
       for (size_t begin = 0; begin < group.size(); begin += step) {
         const size_t end = std::min(group.size(), begin + step);
         std::vector<Tensor> matrices;
