@@ -54,6 +54,10 @@ class ThreadCommunicator final : public Communicator {
   Work do_all_reduce(const Tensor&, ReduceOp) override { return refuse(); }
   Work do_all_gather(const Tensor&, const Tensor&) override { return refuse(); }
   Work do_reduce_scatter(const Tensor&, const Tensor&) override { return refuse(); }
+  Work do_reduce_scatter_parts(const Tensor&, const Tensor&, std::span<const int64_t>) override {
+    return refuse();
+  }
+  Work do_all_gather_parts(const Tensor&, std::span<const int64_t>) override { return refuse(); }
   Work do_all_to_all(const Tensor&, const Tensor&) override { return refuse(); }
   Work do_broadcast(const Tensor&, int) override { return refuse(); }
   Work do_exchange(std::span<const Transfer>) override { return refuse(); }
