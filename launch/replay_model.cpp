@@ -125,10 +125,7 @@ class ReplayWeights final : public WeightSource {
     for (const ReplayParameter& p : parameters) start_[p.name] = p.start;
   }
   Tensor read(const Parameter& parameter, const Box& box, at::ScalarType dtype) const override {
-    Tensor out = start_.at(parameter.meta.name);
-    for (size_t d = 0; d < box.offset.size(); ++d)
-      out = out.narrow(static_cast<int64_t>(d), box.offset[d], box.extent[d]);
-    return out.to(dtype).contiguous();
+    return box_view(start_.at(parameter.meta.name), box).to(dtype).contiguous();
   }
   std::string description() const override { return "the start of recorded updates"; }
 

@@ -131,13 +131,9 @@ void DistributedOptimizer::Impl::update(const std::vector<UpdateItem*>& items, c
 void DistributedOptimizer::Impl::update_all(const StepInfo& info, double slice_scale,
                                             double matrix_scale) {
   Communicator& stage = model.stage_ranks();
-  const at::ScalarType wide =
-      model.matrices().matrices.empty()
-          ? at::kFloat
-          : accumulate_dtype(model.matrices().matrices[0].parameter->value.scalar_type());
   const auto gather = [&](size_t round) {
     return exchange.gather(
-        round, stage, wide,
+        round, stage, accumulate_dtype(value_wire(round)),
         [&](size_t m, const Box& box) { return state.model_part(m, box, true); },
         [&](size_t m, const Box& box) {
           UpdateItem& item = *state.owner_of(m);
@@ -170,7 +166,7 @@ void DistributedOptimizer::Impl::update_all(const StepInfo& info, double slice_s
     coming.wait();
     if (round + 1 < rounds) coming = gather(round + 1);
     std::vector<UpdateItem*> mine;
-    for (const size_t m : exchange.rounds()[round].matrices) {
+    for (const size_t m : exchange.rounds()[round]) {
       if (UpdateItem* item = state.owner_of(m)) mine.push_back(item);
     }
     update(mine, info, slice_scale, matrix_scale);
@@ -182,7 +178,7 @@ void DistributedOptimizer::Impl::update_all(const StepInfo& info, double slice_s
 // New values travel in the type of the weights; where a round has several, in the wide one.
 at::ScalarType DistributedOptimizer::Impl::value_wire(size_t round) const {
   const std::vector<OwnedMatrix>& all = model.matrices().matrices;
-  const std::vector<size_t>& matrices = exchange.rounds()[round].matrices;
+  const std::vector<size_t>& matrices = exchange.rounds()[round];
   const at::ScalarType first = all[matrices.front()].parameter->value.scalar_type();
   for (const size_t m : matrices) {
     if (all[m].parameter->value.scalar_type() != first) return accumulate_dtype(first);
@@ -209,7 +205,6 @@ void DistributedOptimizer::save(CheckpointWriter& out) const {
   for_tensors([&](const OptimizerTensor& t) { out.add(t.path, t.global, t.box, t.values); });
 }
 
-const RuleSet& DistributedOptimizer::rules() const { return *impl_->rules; }
 int64_t DistributedOptimizer::state_bytes() const { return impl_->state.bytes(); }
 int64_t DistributedOptimizer::exchange_elements() const {
   return impl_->exchange.traffic(impl_->model.stage_ranks().rank());

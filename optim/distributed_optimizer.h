@@ -85,7 +85,6 @@ class DistributedOptimizer {
   // Everything this rank updates: its weights (masters where they exist) and its state.
   void for_tensors(const std::function<void(const OptimizerTensor&)>& f) const;
 
-  const RuleSet& rules() const;
   int64_t state_bytes() const;  // of this rank: masters and slots
   // Elements of matrices that this rank sends and receives in a step.
   int64_t exchange_elements() const;

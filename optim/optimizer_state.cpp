@@ -6,15 +6,13 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
+#include <set>
+
 #include "core/error.h"
 #include "core/text.h"
 
 namespace strata {
 namespace optimizer_state_detail {
-
-Box whole_box(const Shape& shape) {
-  return {std::vector<int64_t>(shape.size(), 0), {shape.begin(), shape.end()}};
-}
 
 std::string count_path(const UpdateItem& item) { return cat("/optim/", item.meta->name, "/t"); }
 
@@ -59,11 +57,7 @@ void UpdateItem::hand_back_own_values() {
 }
 
 Tensor UpdateItem::part_of(const Tensor& matrix, const Box& box) const {
-  const Box& whole = owned->matrix.box;
-  Tensor part = matrix.view(whole.extent);
-  for (size_t d = 0; d < box.offset.size(); ++d)
-    part = part.narrow(static_cast<int64_t>(d), box.offset[d] - whole.offset[d], box.extent[d]);
-  return part;
+  return box_view(matrix.view(owned->matrix.box.extent), box, owned->matrix.box.offset);
 }
 
 OptimizerState::OptimizerState(ParallelManager& model, const RuleSet& rules)
@@ -85,10 +79,11 @@ OptimizerState::OptimizerState(ParallelManager& model, const RuleSet& rules)
     slices_.push_back(std::move(item));
   }
   const std::vector<OwnedMatrix>& all = model.matrices().matrices;
-  std::map<const Parameter*, size_t> planned;
+  std::set<const Parameter*> planned;
   const int me = model.stage_ranks().rank();
   for (size_t i = 0; i < all.size(); ++i) {
-    planned[all[i].parameter] += 1;
+    planned.insert(all[i].parameter);
+    model_parts_.push_back(model_parts(all[i], me));
     if (all[i].owner == me) add_matrix(all[i], i, rules.choose(all[i].parameter->meta).rule);
   }
   for (const OwnedSlice& slice : model.owned_slices()) {
@@ -113,11 +108,9 @@ void OptimizerState::add_matrix(const OwnedMatrix& matrix, size_t number, size_t
   const Shape shape{matrix.matrix.rows, matrix.matrix.cols};
   const at::ScalarType stored = matrix.parameter->value.scalar_type(),
                        wide = accumulate_dtype(stored);
-  for (const OwnedMatrix::Holder& holder : matrix.holders) {
-    if (holder.rank != matrix.owner) continue;
-    const OwnedSlice& slice = *slice_of_.at(matrix.parameter);
-    item.own_values = parts_of(matrix, holder, slice.value);
-    item.own_grads = parts_of(matrix, holder, slice.grad);
+  for (const ModelPart& part : model_parts_[number]) {
+    item.own_values.emplace_back(part.box, part.value);
+    item.own_grads.emplace_back(part.box, part.gradient);
   }
   const bool whole = item.own_values.size() == 1 && item.own_values[0].first == matrix.matrix.box &&
                      item.own_values[0].second.is_contiguous();
@@ -146,15 +139,25 @@ UpdateItem* OptimizerState::owner_of(size_t matrix) {
   return at == owned_.end() ? nullptr : &matrices_[at->second];
 }
 
-Tensor OptimizerState::model_part(size_t matrix, const Box& box, bool gradient) const {
-  const OwnedMatrix& m = model_.matrices().matrices[matrix];
-  const OwnedSlice& slice = *slice_of_.at(m.parameter);
-  for (const OwnedMatrix::Holder& holder : m.holders) {
-    if (holder.rank != model_.stage_ranks().rank()) continue;
-    for (auto& [of, part] : parts_of(m, holder, gradient ? slice.grad : slice.value)) {
-      if (of == box) return part;
-    }
+std::vector<OptimizerState::ModelPart> OptimizerState::model_parts(const OwnedMatrix& matrix,
+                                                                   int rank) const {
+  std::vector<ModelPart> out;
+  for (const OwnedMatrix::Holder& holder : matrix.holders) {
+    if (holder.rank != rank) continue;
+    const OwnedSlice& slice = *slice_of_.at(matrix.parameter);
+    const auto gradients = parts_of(matrix, holder, slice.grad),
+               values = parts_of(matrix, holder, slice.value);
+    for (size_t i = 0; i < values.size(); ++i)
+      out.push_back({values[i].first, gradients[i].second, values[i].second});
   }
+  return out;
+}
+
+Tensor OptimizerState::model_part(size_t matrix, const Box& box, bool gradient) const {
+  for (const ModelPart& part : model_parts_.at(matrix)) {
+    if (part.box == box) return gradient ? part.gradient : part.value;
+  }
+  const OwnedMatrix& m = model_.matrices().matrices[matrix];
   throw InternalError(
       cat(m.parameter->meta.name, ": this rank has no such part of matrix ", m.matrix.index));
 }
@@ -235,8 +238,8 @@ void OptimizerState::read_model(
   }
 }
 
-// False: some of it is not there in this shape; it begins anew.
-bool OptimizerState::read_state(UpdateItem& item, const CheckpointReader& in) {
+// Where some of it is not there in this shape, it begins anew.
+void OptimizerState::read_state(UpdateItem& item, const CheckpointReader& in) {
   bool complete = true;
   for (const StateSlot& slot : item.slots) {
     const auto stored = in.tensors().find(state_path(item, slot, rules_));
@@ -257,7 +260,6 @@ bool OptimizerState::read_state(UpdateItem& item, const CheckpointReader& in) {
   }
   if (complete && in.contains(count_path(item)))
     item.updates = in.read_whole(count_path(item)).item<int64_t>();
-  return complete;
 }
 
 std::vector<std::string> OptimizerState::missing(const CheckpointReader& in,
@@ -302,7 +304,7 @@ void OptimizerState::load(const CheckpointReader& in, OptimizerReset reset) {
         reset == OptimizerReset::All || (reset == OptimizerReset::Matrix && items == &matrices_);
     for (UpdateItem& item : *items) {
       if (!afresh) {
-        (void)read_state(item, in);
+        read_state(item, in);
         continue;
       }
       for (Tensor& state : item.state) state.zero_();
@@ -317,7 +319,7 @@ void OptimizerState::load_converted(const WeightSource& weights, const Checkpoin
     return weights.read(p, box, dtype);
   });
   for (auto* items : {&slices_, &matrices_}) {
-    for (UpdateItem& item : *items) (void)read_state(item, state);
+    for (UpdateItem& item : *items) read_state(item, state);
   }
 }
 

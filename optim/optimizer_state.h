@@ -46,7 +46,6 @@ class OptimizerState {
 
   std::vector<UpdateItem>& slices() noexcept { return slices_; }
   std::vector<UpdateItem>& matrices() noexcept { return matrices_; }
-  const std::vector<UpdateItem>& matrices() const noexcept { return matrices_; }
   UpdateItem* owner_of(size_t matrix);  // null: another rank is
   // This rank's part of a box of a matrix, in the gradients or the values of the model.
   Tensor model_part(size_t matrix, const Box& box, bool gradient) const;
@@ -64,13 +63,20 @@ class OptimizerState {
  private:
   void add_matrix(const OwnedMatrix& matrix, size_t number, size_t rule);
   void read_model(const std::function<Tensor(const Parameter&, const Box&, at::ScalarType)>& read);
-  bool read_state(UpdateItem& item, const CheckpointReader& in);
+  void read_state(UpdateItem& item, const CheckpointReader& in);
   std::vector<std::string> missing(const CheckpointReader& in, OptimizerReset reset) const;
 
   ParallelManager& model_;
   const RuleSet& rules_;
   std::vector<UpdateItem> slices_, matrices_;
-  std::map<size_t, size_t> owned_;  // number in the placement -> in matrices_
+  // What of a matrix is in the model's memory of this rank.
+  struct ModelPart {
+    Box box;
+    Tensor gradient, value;
+  };
+  std::vector<ModelPart> model_parts(const OwnedMatrix& matrix, int rank) const;
+  std::map<size_t, size_t> owned_;                   // number in the placement -> in matrices_
+  std::vector<std::vector<ModelPart>> model_parts_;  // by number in the placement
   std::map<const Parameter*, const OwnedSlice*> slice_of_;
   std::vector<OwnedSlice> companions_;
 };

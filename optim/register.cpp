@@ -6,34 +6,27 @@
 #include "optim/update_rule.h"
 
 namespace strata {
+namespace register_detail {
+
+template <class Config>
+void add(RuleRegistry& registry, const char* name,
+         std::unique_ptr<UpdateRule> (*make)(const Config&)) {
+  registry.add(name, [make](ConfigVisitor& v) {
+    Config config;
+    config.visit(v);
+    return make(config);
+  });
+}
+
+}  // namespace register_detail
 
 RuleRegistry rule_registry() {
   RuleRegistry registry("optim.name");
-  registry.add("adamw", [](ConfigVisitor& v) {
-    AdamWConfig config;
-    config.visit(v);
-    return make_adamw(config);
-  });
-  registry.add("muon", [](ConfigVisitor& v) {
-    MuonConfig config;
-    config.visit(v);
-    return make_muon(config);
-  });
-  registry.add("sgd", [](ConfigVisitor& v) {
-    SgdConfig config;
-    config.visit(v);
-    return make_sgd(config);
-  });
-  registry.add("soap", [](ConfigVisitor& v) {
-    SoapConfig config;
-    config.visit(v);
-    return make_soap(config);
-  });
-  registry.add("galore", [](ConfigVisitor& v) {
-    GaloreConfig config;
-    config.visit(v);
-    return make_galore(config);
-  });
+  register_detail::add<AdamWConfig>(registry, "adamw", make_adamw);
+  register_detail::add<GaloreConfig>(registry, "galore", make_galore);
+  register_detail::add<MuonConfig>(registry, "muon", make_muon);
+  register_detail::add<SgdConfig>(registry, "sgd", make_sgd);
+  register_detail::add<SoapConfig>(registry, "soap", make_soap);
   return registry;
 }
 

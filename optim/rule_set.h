@@ -23,7 +23,7 @@ struct RuleSetConfig {
   std::vector<std::string> exclude, include;  // globs of parameter names
   int64_t min_matrix_dim = 64;
   std::optional<double> aux_lr;  // peak learning rate of the companion; unset: that of the rule
-  AdamWConfig aux = {.weight_decay = 0.1};
+  AdamWConfig aux;
   void visit(ConfigVisitor& v);  // within [optim]
 };
 

@@ -102,9 +102,8 @@ class Galore final : public UpdateRule {
     State s(piece.state, sides(c_.proj_type, p, q));
     const Tensor grad = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
     if (updates == 0 && c_.rank > std::min(p, q)) {
-      log::warn("galore: optim.rank = " + std::to_string(c_.rank) + " is more than '" +
-                std::string(piece.name) + "' has (" + std::to_string(p) + " x " +
-                std::to_string(q) + "); " + std::to_string(std::min(p, q)) + " is used");
+      log::warn("galore: optim.rank = ", c_.rank, " is more than '", piece.name, "' has (", p,
+                " x ", q, "); ", std::min(p, q), " is used");
     }
     if (updates % c_.update_proj_gap == 0) refresh(piece, s, grad, updates);
 

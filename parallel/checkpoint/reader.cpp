@@ -95,7 +95,7 @@ Tensor CheckpointReader::read(const std::string& path, const Box& box) const {
   if (out.numel() == 0) return out;
   int64_t covered = 0;
   for (const auto& part : tensor.parts) {
-    const auto common = checkpoint_detail::intersect(part.piece->box, box);
+    const auto common = intersect(part.piece->box, box);
     if (!common) continue;
     checkpoint_detail::read_part(impl_->open(part.shard), *part.piece,
                                  impl_->catalogue.shards[part.shard].block, *common, box,

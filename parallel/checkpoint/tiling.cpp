@@ -38,18 +38,6 @@ bool overlap(const Box& a, const Box& b) {
 
 }  // namespace tiling_detail
 
-std::optional<Box> intersect(const Box& a, const Box& b) {
-  Box out;
-  for (size_t i = 0; i < a.offset.size(); ++i) {
-    const int64_t begin = std::max(a.offset[i], b.offset[i]);
-    const int64_t end = std::min(a.offset[i] + a.extent[i], b.offset[i] + b.extent[i]);
-    if (begin >= end) return std::nullopt;
-    out.offset.push_back(begin);
-    out.extent.push_back(end - begin);
-  }
-  return out;
-}
-
 std::string why_not_tiled(const std::vector<int64_t>& global,
                           const std::vector<const Box*>& boxes) {
   const int64_t expected = element_count(global);

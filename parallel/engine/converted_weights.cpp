@@ -25,12 +25,6 @@ std::string stem(const std::string& name, const char* suffix) {
   return name.substr(0, name.size() - std::string(suffix).size());
 }
 
-Tensor narrowed(Tensor t, const Box& box) {
-  for (size_t d = 0; d < box.extent.size(); ++d)
-    t = t.narrow(static_cast<int64_t>(d), box.offset[d], box.extent[d]);
-  return t;
-}
-
 class ConvertedWeights final : public WeightSource {
  public:
   ConvertedWeights(const WeightSource& source, const ModelSpec& from,
@@ -50,7 +44,7 @@ class ConvertedWeights final : public WeightSource {
     const std::lock_guard lock(mutex_);
     Tensor& made = made_[name];
     if (!made.defined()) make(wanted.meta);
-    return narrowed(made_.at(name), box).to(dtype).contiguous();
+    return box_view(made_.at(name), box).to(dtype).contiguous();
   }
   std::string description() const override { return cat(source_.description(), ", converted"); }
 

@@ -40,12 +40,6 @@ class Cursor {
   size_t at_ = 0;
 };
 
-Tensor narrowed(Tensor t, const std::vector<int64_t>& offset, const std::vector<int64_t>& extent) {
-  for (size_t d = 0; d < extent.size(); ++d)
-    t = t.narrow(static_cast<int64_t>(d), offset[d], extent[d]);
-  return t;
-}
-
 std::string pack(ParallelManager& model, const std::function<Tensor(const OwnedSlice&)>& value) {
   std::string out;
   for (const OwnedSlice& slice : model.owned_slices()) {
@@ -85,7 +79,7 @@ void unpack(const std::string& bytes, const std::map<std::string, Shape>& shapes
     const Tensor part = at::zeros(extent, at::TensorOptions().dtype(at::kDouble));
     const size_t part_bytes = static_cast<size_t>(part.numel()) * sizeof(double);
     std::memcpy(part.mutable_data_ptr<double>(), cursor.take(part_bytes), part_bytes);
-    narrowed(whole, offset, extent).copy_(part);
+    box_view(whole, {offset, extent}).copy_(part);
   }
 }
 

@@ -3,26 +3,16 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
+#include <map>
 #include <set>
 
 #include "core/error.h"
 #include "core/text.h"
 
 namespace strata {
-namespace matrix_exchange_detail {
-
-int64_t elements(const std::vector<Box>& boxes) {
-  int64_t sum = 0;
-  for (const Box& box : boxes) sum += box.elements();
-  return sum;
-}
-
-}  // namespace matrix_exchange_detail
 
 // Where several ranks hold the same box, the owner's own comes first, then the lowest rank's.
 MatrixExchange::MatrixExchange(const std::vector<OwnedMatrix>& matrices, int64_t bytes) {
-  using matrix_exchange_detail::elements;
   int64_t in_round = 0;
   for (size_t i = 0; i < matrices.size(); ++i) {
     const OwnedMatrix& m = matrices[i];
@@ -35,7 +25,7 @@ MatrixExchange::MatrixExchange(const std::vector<OwnedMatrix>& matrices, int64_t
     std::vector<ExchangePiece> pieces;
     for (const auto& holder : m.holders) {
       if (holder.rank == m.owner) continue;
-      ExchangePiece piece{.matrix = i, .holder = holder.rank};
+      ExchangePiece piece{.holder = holder.rank};
       piece.scatter = boxes_of(m, holder);
       for (const Box& box : piece.scatter) {
         if (covered.insert(box).second) piece.gather.push_back(box);
@@ -56,17 +46,16 @@ MatrixExchange::MatrixExchange(const std::vector<OwnedMatrix>& matrices, int64_t
       in_round = 0;
     }
     in_round += size;
-    rounds_.back().matrices.push_back(i);
+    rounds_.back().push_back(i);
   }
 }
 
 int64_t MatrixExchange::traffic(int rank) const {
-  using matrix_exchange_detail::elements;
   int64_t sum = 0;
   for (size_t i = 0; i < pieces_.size(); ++i) {
     for (const ExchangePiece& piece : pieces_[i]) {
       if (piece.holder == rank || owners_[i] == rank)
-        sum += elements(piece.gather) + elements(piece.scatter);
+        sum += element_count(piece.gather) + element_count(piece.scatter);
     }
   }
   return sum;
@@ -88,7 +77,6 @@ MatrixExchange::Transit MatrixExchange::scatter(size_t round, Communicator& stag
 MatrixExchange::Transit MatrixExchange::move(size_t round, Communicator& stage, at::ScalarType wire,
                                              bool to_owner, const Values& source,
                                              const Values& target) const {
-  using matrix_exchange_detail::elements;
   const at::NoGradGuard no_grad;
   const int me = stage.rank();
   struct Message {
@@ -97,7 +85,7 @@ MatrixExchange::Transit MatrixExchange::move(size_t round, Communicator& stage, 
   };
   std::map<int, Message> out, in;
   const auto for_mine = [&](auto&& f) {
-    for (const size_t i : rounds_.at(round).matrices) {
+    for (const size_t i : rounds_.at(round)) {
       for (const ExchangePiece& piece : pieces_[i]) {
         const int from = to_owner ? piece.holder : owners_[i];
         const int to = to_owner ? owners_[i] : piece.holder;
@@ -108,7 +96,7 @@ MatrixExchange::Transit MatrixExchange::move(size_t round, Communicator& stage, 
     }
   };
   for_mine([&](size_t, int peer, const std::vector<Box>& boxes, bool send) {
-    (send ? out : in)[peer].elements += elements(boxes);
+    (send ? out : in)[peer].elements += element_count(boxes);
   });
   Transit transit;
   std::vector<Transfer> transfers;

@@ -3,7 +3,7 @@
 // all holders (optimizers-distributed.md 3). The plan of who sends what is made once from metadata;
 // matrices whose owner holds everything are not in it.
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <vector>
 
 #include "core/tensor.h"
@@ -12,15 +12,8 @@
 
 namespace strata {
 
-// Matrices that travel together: as many, in the order of the placement, as keep every rank's
-// messages below a limit.
-struct ExchangeRound {
-  std::vector<size_t> matrices;  // numbers in the placement
-};
-
-// One direction of one matrix between two ranks.
+// What of one matrix travels between its owner and another holder.
 struct ExchangePiece {
-  size_t matrix = 0;
   int holder = 0;            // rank of the stage that is not the owner
   std::vector<Box> gather;   // boxes of the gradient that the holder sends to the owner
   std::vector<Box> scatter;  // boxes of new values that the owner sends to the holder
@@ -32,8 +25,9 @@ class MatrixExchange {
   // element.
   MatrixExchange(const std::vector<OwnedMatrix>& matrices, int64_t bytes = int64_t{256} << 20);
 
-  const std::vector<ExchangeRound>& rounds() const noexcept { return rounds_; }
-  const std::vector<ExchangePiece>& pieces(size_t matrix) const { return pieces_.at(matrix); }
+  // Numbers in the placement of the matrices that travel together: as many, in its order, as keep
+  // every rank's messages below the limit.
+  const std::vector<std::vector<size_t>>& rounds() const noexcept { return rounds_; }
   // Something of this matrix travels.
   bool travels(size_t matrix) const { return !pieces_.at(matrix).empty(); }
   // Elements that `rank` sends and receives in a step.
@@ -68,7 +62,7 @@ class MatrixExchange {
 
   std::vector<int> owners_;
   std::vector<std::vector<ExchangePiece>> pieces_;  // by matrix
-  std::vector<ExchangeRound> rounds_;
+  std::vector<std::vector<size_t>> rounds_;
 };
 
 }  // namespace strata

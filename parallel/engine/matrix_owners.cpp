@@ -24,12 +24,6 @@ std::vector<int> ranks_at(const LayerStrategy& s, int shard, int tp) {
   return out;
 }
 
-int64_t elements(const std::vector<Box>& boxes) {
-  int64_t sum = 0;
-  for (const Box& box : boxes) sum += box.elements();
-  return sum;
-}
-
 }  // namespace matrix_owners_detail
 
 double matrix_cost(const MatrixCost& cost, const ParamMeta& meta) {
@@ -102,30 +96,16 @@ std::vector<std::pair<Box, Tensor>> parts_of(const OwnedMatrix& matrix,
                                              const OwnedMatrix::Holder& holder,
                                              const Tensor& flat) {
   const Parameter& p = *matrix.parameter;
-  const Box& wanted = matrix.matrix.box;
   std::vector<std::pair<Box, Tensor>> out;
   int64_t at = 0;
   for (const LocalBox& local : local_boxes(p.meta.shard, p.meta.logical, holder.tp_index, p.tp_size,
                                            holder.range.begin, holder.range.end)) {
     const Box& of = local.logical;
-    Box box = of;
-    bool empty = false;
-    for (size_t d = 0; d < box.offset.size(); ++d) {
-      const int64_t begin = std::max(of.offset[d], wanted.offset[d]);
-      const int64_t end =
-          std::min(of.offset[d] + of.extent[d], wanted.offset[d] + wanted.extent[d]);
-      empty = empty || end <= begin;
-      box.offset[d] = begin;
-      box.extent[d] = end - begin;
-    }
-    if (!empty) {
+    if (const auto box = intersect(of, matrix.matrix.box)) {
       Tensor part;
-      if (flat.defined()) {
-        part = flat.narrow(0, at, of.elements()).view(of.extent);
-        for (size_t d = 0; d < box.offset.size(); ++d)
-          part = part.narrow(static_cast<int64_t>(d), box.offset[d] - of.offset[d], box.extent[d]);
-      }
-      out.emplace_back(std::move(box), std::move(part));
+      if (flat.defined())
+        part = box_view(flat.narrow(0, at, of.elements()).view(of.extent), *box, of.offset);
+      out.emplace_back(*box, std::move(part));
     }
     at += of.elements();
   }
@@ -190,7 +170,7 @@ MatrixPlacement place_matrices(const std::vector<MatrixLayer>& layers, const Mat
         for (int k = 0; k < s.shard_count(); ++k) {
           for (int t = 0; t < s.tp; ++t) {
             const OwnedMatrix::Holder holder{md::rank_of(s, copy, k, t), t, held(*p, k)};
-            const int64_t mine = md::elements(boxes_of(matrix, holder));
+            const int64_t mine = element_count(boxes_of(matrix, holder));
             if (mine > 0) matrix.holders.push_back(holder);
             if (home != homes.end() && home->second != k) continue;
             item.candidates.push_back(md::ranks_at(s, k, t));

@@ -27,12 +27,6 @@ class InitialWeights final : public WeightSource {
   uint64_t seed_;
 };
 
-Tensor narrow_to(Tensor t, const Box& box) {
-  for (size_t d = 0; d < box.extent.size(); ++d)
-    t = t.narrow(static_cast<int64_t>(d), box.offset[d], box.extent[d]);
-  return t;
-}
-
 // Rows of the foreign tensor `name` as its parts give them; 0 where they leave gaps or overlap.
 int64_t rows_of_parts(const std::vector<ParamMeta>& metas, const ModelSpec& spec,
                       const std::string& name) {
@@ -127,22 +121,22 @@ class SafetensorsWeights final : public WeightSource {
     if (!foreign.parts.empty()) {
       std::vector<Tensor> parts;
       for (const std::string& name : foreign.parts) parts.push_back(reader_.read(name));
-      return narrow_to(at::cat(parts, 0), box).to(dtype).contiguous();
+      return box_view(at::cat(parts, 0), box).to(dtype).contiguous();
     }
     const PackedTernary packed(foreign.name);
     if (packed.in(reader_)) {
-      return narrow_to(packed.read(reader_, parameter.meta.logical.at(1)), box)
+      return box_view(packed.read(reader_, parameter.meta.logical.at(1)), box)
           .to(dtype)
           .contiguous();
     }
     if (foreign.transposed)
-      return narrow_to(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
+      return box_view(reader_.read(foreign.name).t(), box).to(dtype).contiguous();
     if (box.offset.empty()) return reader_.read(foreign.name).to(dtype);
     const int64_t first = foreign.rows.begin + box.offset[0];
     Tensor rows = reader_.read_rows(foreign.name, first, first + box.extent[0]);
     Box inner = box;
     inner.offset[0] = 0;
-    return narrow_to(rows, inner).to(dtype).contiguous();
+    return box_view(rows, inner).to(dtype).contiguous();
   }
   std::string description() const override { return path_; }
 

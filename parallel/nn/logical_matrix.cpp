@@ -18,7 +18,7 @@ std::vector<LogicalMatrix> logical_matrices(const ParamMeta& meta) {
   using logical_matrix_detail::matrix_of;
   const Shape& shape = meta.logical;
   if (shape.size() < 2) return {};
-  const Box whole{std::vector<int64_t>(shape.size(), 0), {shape.begin(), shape.end()}};
+  const Box whole = whole_box(shape);
   std::vector<LogicalMatrix> out;
   if (meta.view == MatrixView::Batch && shape.size() > 2) {
     for (int64_t i = 0; i < shape[0]; ++i) {

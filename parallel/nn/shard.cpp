@@ -205,4 +205,34 @@ Tensor take_part(const Tensor& logical, const ShardSpec& spec, int index, int co
   return parts.size() == 1 ? parts[0] : at::cat(parts, spec.dim);
 }
 
+Box whole_box(const Shape& shape) {
+  return {std::vector<int64_t>(shape.size(), 0), {shape.begin(), shape.end()}};
+}
+
+std::optional<Box> intersect(const Box& a, const Box& b) {
+  Box out;
+  for (size_t i = 0; i < a.offset.size(); ++i) {
+    const int64_t begin = std::max(a.offset[i], b.offset[i]);
+    const int64_t end = std::min(a.offset[i] + a.extent[i], b.offset[i] + b.extent[i]);
+    if (begin >= end) return std::nullopt;
+    out.offset.push_back(begin);
+    out.extent.push_back(end - begin);
+  }
+  return out;
+}
+
+int64_t element_count(const std::vector<Box>& boxes) {
+  int64_t sum = 0;
+  for (const Box& box : boxes) sum += box.elements();
+  return sum;
+}
+
+Tensor box_view(Tensor values, const Box& box, const std::vector<int64_t>& origin) {
+  for (size_t d = 0; d < box.extent.size(); ++d) {
+    const int64_t begin = box.offset[d] - (origin.empty() ? 0 : origin[d]);
+    values = values.narrow(static_cast<int64_t>(d), begin, box.extent[d]);
+  }
+  return values;
+}
+
 }  // namespace strata

@@ -2,6 +2,7 @@
 // How a logical tensor is cut over the tensor axis. owned_ranges is the only place that knows:
 // initialisation, checkpoints, optimizers, converters and tests all call it.
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,12 @@ struct Box {
   bool operator==(const Box&) const = default;
   auto operator<=>(const Box&) const = default;
 };
+Box whole_box(const Shape& shape);
+std::optional<Box> intersect(const Box& a, const Box& b);  // empty when they share no element
+int64_t element_count(const std::vector<Box>& boxes);
+// The box of a logical tensor in `values`, which holds it from index `origin` on (all of it, when
+// empty): a view.
+Tensor box_view(Tensor values, const Box& box, const std::vector<int64_t>& origin = {});
 
 // A logical box together with where its elements lie in a local tensor: element (i, j, ...) of the
 // box is element local_offset + (i, j, ...) of the local tensor of shape local_shape().
