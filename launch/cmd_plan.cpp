@@ -13,6 +13,7 @@
 #include "core/text.h"
 #include "launch/command_line.h"
 #include "launch/commands.h"
+#include "launch/optimizer_report.h"
 #include "launch/run_config.h"
 #include "launch/run_plan.h"
 #include "parallel/plan/border_traffic.h"
@@ -34,9 +35,10 @@ struct Subject {
   std::string model_name;
   std::shared_ptr<const ModelSpec> model;  // nullptr without --model
   std::optional<int64_t> batch;
-  int64_t time = 0;         // tokens per row; 0: not known
-  int64_t value_bytes = 0;  // of an activation; 0: not known
-  int devices = 0;          // 0: not given
+  int64_t time = 0;              // tokens per row; 0: not known
+  int64_t value_bytes = 0;       // of an activation; 0: not known
+  int devices = 0;               // 0: not given
+  std::optional<RunConfig> run;  // of a run file
 
   int ranks() const { return section.from_file ? section.from_file->plan.world_size : devices; }
   int64_t rows() const {
@@ -66,6 +68,7 @@ void read_model(const CommandLine& line, const ExtraFamilies& families, Subject&
     subject.time = config.data.sequence_length;
     subject.value_bytes = bytes_of(config.train.dtype);
     subject.section = config.plan;
+    subject.run = config;
     return;
   }
   std::string text;
@@ -313,9 +316,34 @@ class Shown {
   std::vector<BorderTraffic> borders_;
 };
 
+// What --optimizer adds. Checks the plan first: ranks of one that cannot be run cannot be built.
+struct ShownOptimizer {
+  std::vector<RuleAssignment> rules;
+  OptimizerPlan plan;
+
+  explicit ShownOptimizer(const Subject& subject) {
+    if (!subject.run) {
+      throw ConfigError("--optimizer", subject.model ? subject.model_name : "no --model",
+                        "--model RUN.ini with it, for the keys of [optim]");
+    }
+    const RunConfig& run = *subject.run;
+    const auto rule_set = make_rules(run);
+    const at::ScalarType dtype = parse_train_dtype(run.train.dtype);
+    if (auto problems = rule_set->unused_patterns(parameter_metas(*subject.model));
+        !problems.empty())
+      throw ConfigError(std::move(problems));
+    rules = assign_rules(*subject.model, *rule_set, dtype);
+    ManagerOptions manager;
+    manager.dtype = dtype;
+    manager.vocabulary_unit = run.train.vocabulary_unit;
+    plan =
+        plan_optimizer(subject.model, subject.checked(), rule_set, manager, optimizer_options(run));
+  }
+};
+
 int show(const Arguments& arguments) {
   CommandLine line("plan show",
-                   "[PLAN] [--model RUN.ini|config.json] [--devices N] [--json] "
+                   "[PLAN] [--model RUN.ini|config.json] [--devices N] [--optimizer] [--json] "
                    "[--section.key=value]...",
                    "Prints a plan: its layers, the schedule of its stages, and what moves where "
                    "neighbouring layers are cut\n"
@@ -323,10 +351,21 @@ int show(const Arguments& arguments) {
                    "of --plan.* keys on\n"
                    "--devices N ranks. Does not ask whether the plan can be run (plan check does). "
                    "Exit code 0, or 2 when\n"
-                   "something could not be read.");
+                   "something could not be read. --optimizer (with a run file, for plans that can "
+                   "be run): the rule, the\n"
+                   "reason and the state of every parameter, who updates which matrix, and what "
+                   "travels for that.");
   offer_subject(line);
+  line.flag("optimizer", "show what the optimizer does instead");
   if (!line.parse(arguments)) return 0;
   const Subject subject = read_subject(line, arguments.families);
+  if (line.has("optimizer")) {
+    const ShownOptimizer optimizer(subject);
+    std::cout << (line.has("json") ? optimizer_json(optimizer.rules, optimizer.plan).dump(2) + "\n"
+                                   : cat(rule_table(optimizer.rules), "\n",
+                                         optimizer_plan_text(optimizer.plan)));
+    return 0;
+  }
   const Shown shown(subject);
   std::cout << (line.has("json") ? shown.json().dump(2) + "\n" : shown.text());
   return 0;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/config/reader.h"
+#include "core/table.h"
 #include "core/text.h"
 #include "launch/svg_chart.h"
 
@@ -51,14 +52,6 @@ std::vector<Row> table(const Sweep& sweep) {
     rows.push_back(row);
   }
   return rows;
-}
-
-std::vector<size_t> widths(const std::vector<Row>& rows) {
-  std::vector<size_t> out(rows[0].size(), 0);
-  for (const Row& row : rows) {
-    for (size_t c = 0; c < row.size(); ++c) out[c] = std::max(out[c], row[c].size());
-  }
-  return out;
 }
 
 // What follows the table: one sentence a line.
@@ -178,18 +171,7 @@ std::vector<Chart> against_key(const Sweep& sweep, const std::string& key) {
 
 std::string sweep_text(const Sweep& sweep, const std::string& key) {
   using namespace sweep_report_detail;
-  const std::vector<Row> rows = table(sweep);
-  const std::vector<size_t> width = widths(rows);
-  std::string out;
-  for (const Row& row : rows) {
-    std::string line;
-    for (size_t c = 0; c < row.size(); ++c) {
-      std::string cell = row[c];
-      if (c + 1 < row.size()) cell.resize(width[c] + 2, ' ');
-      line += cell;
-    }
-    out += line + "\n";
-  }
+  std::string out = table_text(table(sweep));
   const std::vector<std::string> said = remarks(sweep, key);
   if (!said.empty()) out += "\n";
   for (const std::string& remark : said) out += remark + "\n";

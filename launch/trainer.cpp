@@ -14,6 +14,7 @@
 #include "launch/densify.h"
 #include "launch/desync.h"
 #include "launch/failure.h"
+#include "launch/optimizer_report.h"
 #include "launch/run_plan.h"
 #include "launch/sampler.h"
 #include "optim/replica_audit.h"
@@ -165,6 +166,10 @@ void Trainer::build() {
             model_->logical_elements(), " parameters; ", config_.train.dtype, " on ",
             runtime_.device().str(), ", ", runtime_.threads(),
             runtime_.threads() == 1 ? " thread" : " threads", " a rank");
+  if (rules->size() == 1) return;
+  std::string table = rule_table(assign_rules(*spec_, *rules, options.dtype));
+  table.pop_back();
+  for (const std::string& line : split(table, '\n')) log::info("optimizer: ", line);
 }
 
 void Trainer::open_validation() {

@@ -206,8 +206,18 @@ void DistributedOptimizer::save(CheckpointWriter& out) const {
 }
 
 int64_t DistributedOptimizer::state_bytes() const { return impl_->state.bytes(); }
-int64_t DistributedOptimizer::exchange_elements() const {
-  return impl_->exchange.traffic(impl_->model.stage_ranks().rank());
+int64_t DistributedOptimizer::exchange_bytes() const {
+  const int me = impl_->model.stage_ranks().rank();
+  int64_t sum = 0;
+  for (size_t round = 0; round < impl_->exchange.rounds().size(); ++round) {
+    const MatrixExchange::Traffic traffic = impl_->exchange.traffic(me, round);
+    const at::ScalarType wire = impl_->value_wire(round);
+    const auto size = [](at::ScalarType type) {
+      return static_cast<int64_t>(c10::elementSize(type));
+    };
+    sum += traffic.gradients * size(accumulate_dtype(wire)) + traffic.values * size(wire);
+  }
+  return sum;
 }
 double DistributedOptimizer::gradient_scale() const { return impl_->scale; }
 

@@ -86,8 +86,8 @@ class DistributedOptimizer {
   void for_tensors(const std::function<void(const OptimizerTensor&)>& f) const;
 
   int64_t state_bytes() const;  // of this rank: masters and slots
-  // Elements of matrices that this rank sends and receives in a step.
-  int64_t exchange_elements() const;
+  // Of gradients and new values of matrices, sent and received by this rank in a step.
+  int64_t exchange_bytes() const;
   // What the last step multiplied gradients of slices with before clipping: 2^k / N.
   double gradient_scale() const;
 

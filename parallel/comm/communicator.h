@@ -144,8 +144,9 @@ class Communicator {
 // One process.
 std::unique_ptr<Communicator> make_self_communicator();
 // Right shapes, no data: profiling any tp on one device, building any layout without processes.
-// rank 0 of size.
-std::unique_ptr<Communicator> make_null_communicator(int size, int rank = 0);
+// rank 0 of size. device: of what allocate() gives; kMeta for layouts without memory.
+std::unique_ptr<Communicator> make_null_communicator(int size, int rank = 0,
+                                                     at::Device device = at::kCPU);
 // All processes of the MPI job, in logical rank order (by node, then local rank). MPI must be
 // initialised.
 std::unique_ptr<Communicator> make_mpi_communicator();

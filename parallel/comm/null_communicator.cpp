@@ -14,8 +14,8 @@ namespace strata {
 // would have sent is zero.
 class NullCommunicator final : public Communicator {
  public:
-  NullCommunicator(std::vector<int> ranks, int rank, std::string name)
-      : Communicator(std::move(ranks), rank, std::move(name)) {}
+  NullCommunicator(std::vector<int> ranks, int rank, std::string name, at::Device device)
+      : Communicator(std::move(ranks), rank, std::move(name)), device_(device) {}
 
   std::string_view backend() const noexcept override { return "null"; }
 
@@ -81,10 +81,10 @@ class NullCommunicator final : public Communicator {
       of_job.push_back(ranks()[members[i]]);
       if (members[i] == rank()) me = static_cast<int>(i);
     }
-    return std::make_unique<NullCommunicator>(std::move(of_job), me, std::move(name));
+    return std::make_unique<NullCommunicator>(std::move(of_job), me, std::move(name), device_);
   }
   Tensor do_allocate(int64_t elements, at::ScalarType dtype) override {
-    return at::zeros({elements}, at::TensorOptions().dtype(dtype));
+    return at::zeros({elements}, at::TensorOptions().dtype(dtype).device(device_));
   }
 
  private:
@@ -98,14 +98,16 @@ class NullCommunicator final : public Communicator {
     }
     return Work();
   }
+
+  at::Device device_;
 };
 
-std::unique_ptr<Communicator> make_null_communicator(int size, int rank) {
+std::unique_ptr<Communicator> make_null_communicator(int size, int rank, at::Device device) {
   STRATA_CHECK(size >= 1 && rank >= 0 && rank < size,
                cat("null communicator: rank ", rank, " of ", size));
   std::vector<int> ranks(size);
   std::iota(ranks.begin(), ranks.end(), 0);
-  return std::make_unique<NullCommunicator>(std::move(ranks), rank, "job");
+  return std::make_unique<NullCommunicator>(std::move(ranks), rank, "job", device);
 }
 
 }  // namespace strata

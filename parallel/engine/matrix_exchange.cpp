@@ -50,12 +50,19 @@ MatrixExchange::MatrixExchange(const std::vector<OwnedMatrix>& matrices, int64_t
   }
 }
 
-int64_t MatrixExchange::traffic(int rank) const {
+int64_t MatrixExchange::gathered(size_t matrix) const {
   int64_t sum = 0;
-  for (size_t i = 0; i < pieces_.size(); ++i) {
+  for (const ExchangePiece& piece : pieces_.at(matrix)) sum += element_count(piece.gather);
+  return sum;
+}
+
+MatrixExchange::Traffic MatrixExchange::traffic(int rank, size_t round) const {
+  Traffic sum;
+  for (const size_t i : rounds_.at(round)) {
     for (const ExchangePiece& piece : pieces_[i]) {
-      if (piece.holder == rank || owners_[i] == rank)
-        sum += element_count(piece.gather) + element_count(piece.scatter);
+      if (piece.holder != rank && owners_[i] != rank) continue;
+      sum.gradients += element_count(piece.gather);
+      sum.values += element_count(piece.scatter);
     }
   }
   return sum;

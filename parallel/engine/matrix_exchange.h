@@ -30,8 +30,13 @@ class MatrixExchange {
   const std::vector<std::vector<size_t>>& rounds() const noexcept { return rounds_; }
   // Something of this matrix travels.
   bool travels(size_t matrix) const { return !pieces_.at(matrix).empty(); }
-  // Elements that `rank` sends and receives in a step.
-  int64_t traffic(int rank) const;
+  // Elements of it that other ranks send to its owner.
+  int64_t gathered(size_t matrix) const;
+  // Elements that `rank` sends and receives in a round.
+  struct Traffic {
+    int64_t gradients = 0, values = 0;
+  };
+  Traffic traffic(int rank, size_t round) const;
 
   // Sends and receives of one round under way; wait() unpacks. Movable.
   class Transit {

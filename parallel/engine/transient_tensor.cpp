@@ -28,6 +28,10 @@ Tensor BlockPool::take(int64_t bytes) {
 void BlockPool::give(Tensor block) { free_.push_back(std::move(block)); }
 
 TransientTensor::TransientTensor(int64_t elements, at::ScalarType dtype, at::Device device) {
+  if (device.is_meta()) {  // never has memory
+    tensor_ = at::empty({elements}, at::TensorOptions().dtype(dtype).device(device));
+    return;
+  }
   const auto bytes = static_cast<int64_t>(c10::elementSize(dtype)) * elements;
   tensor_ = at::empty({0}, at::TensorOptions().dtype(dtype).device(device));
   tensor_.set_(c10::Storage(c10::Storage::use_byte_size_t(), bytes, at::DataPtr(nullptr, device),

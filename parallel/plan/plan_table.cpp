@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/table.h"
 #include "core/text.h"
 #include "parallel/plan/plan_json.h"
 
@@ -18,24 +19,6 @@ std::string strategy_text(const LayerStrategy& s) {
   if (s.sequence_parallel) out += ", sequence parallel";
   if (s.recompute == Recompute::Full) out += ", recompute";
   if (s.recompute == Recompute::Selective) out += ", selective recompute";
-  return out;
-}
-
-std::string padded(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
-  }
-  std::string out;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t c = 0; c < row.size(); ++c) {
-      line += row[c];
-      if (c + 1 < row.size()) line.append(widths[c] - row[c].size() + 2, ' ');
-    }
-    out += line + '\n';
-  }
   return out;
 }
 
@@ -63,7 +46,7 @@ std::string plan_table(const Plan& plan, const std::vector<std::string>& layer_n
          s.sequence_parallel && s.tp > 1 ? "yes" : "no", std::string(recompute_name(s.recompute))});
     from = to + 1;
   }
-  return plan_table_detail::padded(rows);
+  return table_text(rows);
 }
 
 std::string plan_summary(const Plan& plan) {

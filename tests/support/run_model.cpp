@@ -39,11 +39,10 @@ ModelRun::ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
   }
   if (!problems.empty()) throw ConfigError(problems);
   pool_ = std::make_unique<CommPool>(std::move(job));
-  ManagerOptions options;
-  options.dtype = setup.dtype;
-  options.seed = 7;
-  options.vocabulary_unit = setup.vocabulary_unit;
-  options.canonical_sums = setup.canonical;
+  options_.dtype = setup.dtype;
+  options_.seed = 7;
+  options_.vocabulary_unit = setup.vocabulary_unit;
+  options_.canonical_sums = setup.canonical;
   ConfigReader reader;
   reader.add_ini(cat("[optim]\n", setup.rule_keys), "rule");
   reader.begin_section("optim", "");
@@ -52,19 +51,22 @@ ModelRun::ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
   auto rule = rule_registry().make(setup.rule, reader);
   reader.end_section();
   STRATA_CHECK(!reader.has_problems(), cat("a test sets unknown keys: ", setup.rule_keys));
-  const auto rules =
+  rules_ =
       std::make_shared<const RuleSet>(std::move(rule), make_adamw(rule_config.aux), rule_config, 1);
-  options.matrix_cost = rules->matrix_cost();
-  manager_ = ParallelManager::build(spec_, plan, *pool_, options);
+  options_.matrix_cost = rules_->matrix_cost();
+  manager_ = ParallelManager::build(spec_, plan, *pool_, options_);
   auto source = make_initial_weights(7);
   manager_->load_weights(*source);
-  optimizer_ = std::make_unique<DistributedOptimizer>(
-      *manager_, rules,
-      OptimizerOptions{.max_grad_norm = setup.max_grad_norm,
-                       .audit = true,
-                       .exact_norm = setup.canonical,
-                       .exchange_bytes = setup.exchange_bytes});
+  optimizer_options_ = {.max_grad_norm = setup.max_grad_norm,
+                        .audit = true,
+                        .exact_norm = setup.canonical,
+                        .exchange_bytes = setup.exchange_bytes};
+  optimizer_ = std::make_unique<DistributedOptimizer>(*manager_, rules_, optimizer_options_);
   optimizer_->load_masters(*source);
+}
+
+OptimizerPlan ModelRun::optimizer_plan() const {
+  return plan_optimizer(spec_, manager_->plan(), rules_, options_, optimizer_options_);
 }
 
 StepLoss ModelRun::forward_backward(int64_t step) {

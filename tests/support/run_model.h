@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "optim/distributed_optimizer.h"
+#include "optim/optimizer_plan.h"
 #include "parallel/engine/manager.h"
 #include "tests/support/tiny_models.h"
 
@@ -41,6 +41,7 @@ class ModelRun {
   StepReport step(int64_t step, double lr);  // forward_backward + optimizer
   ParallelManager& manager() { return *manager_; }
   DistributedOptimizer& optimizer() { return *optimizer_; }
+  OptimizerPlan optimizer_plan() const;  // found without running
   bool first() { return pool_->job().rank() == 0; }
   // Collective. Logical tensors in fp64, on the first rank; elsewhere nothing.
   std::map<std::string, Tensor> weights() const;
@@ -50,6 +51,9 @@ class ModelRun {
   std::shared_ptr<const ModelSpec> spec_;
   RunSetup setup_;
   std::unique_ptr<CommPool> pool_;
+  ManagerOptions options_;
+  OptimizerOptions optimizer_options_;
+  std::shared_ptr<const RuleSet> rules_;
   std::unique_ptr<ParallelManager> manager_;
   std::unique_ptr<DistributedOptimizer> optimizer_;
 };

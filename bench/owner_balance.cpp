@@ -1,0 +1,188 @@
+// How evenly owners share the updates of the 12 layers of the L model of bench/train_step.cpp: by
+// the cost model, and by the processor time of each owner's matrices. Owners are taken one after
+// the other in one process, which leaves out what would disturb the comparison: other processes on
+// the same cores. One line of JSON for each number of owners.
+//
+//   owner_balance [--rule=muon|soap|galore] [--owners=2,4,8] [--rounds=3]
+//
+// planned, measured: work of the busiest owner over the mean. SOAP and GaLore: mean update, with
+// its share of a refresh.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "core/config/reader.h"
+#include "core/error.h"
+#include "core/rng.h"
+#include "core/text.h"
+#include "models/register.h"
+#include "optim/optimizer_plan.h"
+#include "optim/rules/galore.h"
+#include "optim/rules/muon.h"
+#include "optim/rules/soap.h"
+
+namespace strata::owner_balance_bench {
+
+struct Arguments {
+  std::string rule = "muon";
+  std::vector<int64_t> owners{2, 4, 8};
+  int64_t rounds = 3;
+};
+
+Arguments parse(int argc, char** argv) {
+  Arguments a;
+  for (int i = 1; i < argc; ++i) {
+    const std::string text = argv[i];
+    const size_t equals = text.find('=');
+    const std::string key = text.substr(0, equals),
+                      value = equals == std::string::npos ? "" : text.substr(equals + 1);
+    bool good = true;
+    if (key == "--rule") {
+      a.rule = value;
+    } else if (key == "--owners") {
+      a.owners.clear();
+      for (const std::string& one : split(value, ',')) {
+        a.owners.emplace_back();
+        good = good && parse_integer(one, a.owners.back()) && a.owners.back() > 0;
+      }
+    } else {
+      good = key == "--rounds" && parse_integer(value, a.rounds) && a.rounds > 0;
+    }
+    if (!good) {
+      throw ConfigError("argument", text, "--rule=muon|soap|galore --owners=N1,N2,... --rounds=N");
+    }
+  }
+  return a;
+}
+
+// A rule, and one like it that refreshes at every update.
+struct Rules {
+  std::unique_ptr<UpdateRule> rule, between, refreshing;
+  double period = 1;
+};
+
+Rules rules_of(const std::string& name) {
+  constexpr int64_t kNever = 1 << 30;
+  if (name == "muon") return {make_muon({}), make_muon({}), nullptr, 1};
+  if (name == "soap") {
+    return {make_soap({}), make_soap({.precondition_frequency = kNever}),
+            make_soap({.precondition_frequency = 1}),
+            static_cast<double>(SoapConfig{}.precondition_frequency)};
+  }
+  if (name == "galore") {
+    return {make_galore({.rank = 192}), make_galore({.rank = 192, .update_proj_gap = kNever}),
+            make_galore({.rank = 192, .update_proj_gap = 1}),
+            static_cast<double>(GaloreConfig{}.update_proj_gap)};
+  }
+  throw ConfigError("--rule", name, "muon, soap, galore");
+}
+
+double processor_ms() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return 1e3 * static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_nsec);
+}
+
+struct Matrix {
+  std::string name;
+  Tensor weights, grad;
+  std::vector<Tensor> state;
+};
+
+// Median time of an update of these matrices.
+double update_ms(const UpdateRule& rule, std::vector<Matrix>& matrices, int64_t rounds) {
+  constexpr int64_t kWarmUp = 2;  // the first update of SOAP and GaLore finds the bases
+  std::vector<double> ms;
+  for (int64_t step = 0; step < kWarmUp + rounds; ++step) {
+    std::vector<Piece> pieces;
+    for (Matrix& m : matrices) {
+      pieces.push_back({.name = m.name,
+                        .weights = m.weights,
+                        .grad = m.grad,
+                        .state = m.state,
+                        .lr = 1e-3,
+                        .decay = rule.weight_decay()});
+    }
+    const double begin = processor_ms();
+    rule.update(pieces, step);
+    if (step >= kWarmUp) ms.push_back(processor_ms() - begin);
+  }
+  std::sort(ms.begin(), ms.end());
+  return ms[ms.size() / 2];
+}
+
+std::vector<Matrix> owned_by(int owner, const OptimizerPlan& plan, const UpdateRule& rule) {
+  const auto on = at::TensorOptions().dtype(at::kFloat);
+  std::vector<Matrix> out;
+  for (const MatrixAssignment& a : plan.matrices) {
+    if (a.owners.front() != owner) continue;
+    const Shape shape{a.rows, a.cols};
+    Matrix m{a.parameter, at::zeros(shape, on), at::empty(shape, on), {}};
+    Rng(1, "bench", m.name).fill_normal(0, m.grad.numel(), m.grad.mutable_data_ptr<float>());
+    for (const StateSlot& slot : rule.state_slots(shape, at::kFloat))
+      m.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
+    out.push_back(std::move(m));
+  }
+  return out;
+}
+
+double busiest_over_mean(const std::vector<double>& work) {
+  const double sum = std::accumulate(work.begin(), work.end(), 0.0);
+  return *std::max_element(work.begin(), work.end()) * static_cast<double>(work.size()) / sum;
+}
+
+void run(const Arguments& a) {
+  std::shared_ptr<const ModelSpec> spec = make_model_from_json(
+      R"({"model_type": "llama", "hidden_size": 768, "num_hidden_layers": 12,
+          "num_attention_heads": 12, "intermediate_size": 2048, "vocab_size": 32000,
+          "max_position_embeddings": 1024})",
+      "bench");
+  for (const int64_t owners : a.owners) {
+    Rules rules = rules_of(a.rule);
+    const auto set =
+        std::make_shared<const RuleSet>(std::move(rules.rule), make_adamw({}), RuleSetConfig{}, 1);
+    UniformPlan request;
+    request.world_size = static_cast<int>(owners);
+    request.strategy.zero = 1;
+    request.global_batch = owners;
+    const OptimizerPlan plan = plan_optimizer(spec, make_uniform_plan(request, spec->layer_count()),
+                                              set, ManagerOptions{}, {});
+    std::vector<double> ms;
+    for (int owner = 0; owner < owners; ++owner) {
+      std::vector<Matrix> mine = owned_by(owner, plan, *rules.between);
+      double mean = update_ms(*rules.between, mine, a.rounds);
+      if (rules.refreshing) {
+        const double refresh = update_ms(*rules.refreshing, mine, a.rounds);
+        mean += (refresh - mean) / rules.period;
+      }
+      ms.push_back(mean);
+    }
+    std::printf(
+        "{\"name\": \"owner_balance\", \"rule\": \"%s\", \"owners\": %lld, \"planned\": %.3f, "
+        "\"measured\": %.3f, \"mean_ms\": %.1f}\n",
+        a.rule.c_str(), static_cast<long long>(owners), plan.imbalance(), busiest_over_mean(ms),
+        std::accumulate(ms.begin(), ms.end(), 0.0) / static_cast<double>(ms.size()));
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace strata::owner_balance_bench
+
+int main(int argc, char** argv) {
+  using namespace strata;
+  try {
+    at::set_num_threads(1);
+    owner_balance_bench::run(owner_balance_bench::parse(argc, argv));
+    return 0;
+  } catch (const Error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return e.exit_code();
+  }
+}
