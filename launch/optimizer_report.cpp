@@ -66,9 +66,10 @@ std::string exchange_text(const OptimizerPlan& plan) {
   constexpr size_t kMost = 24;
   std::vector<std::vector<std::string>> rows = {
       {"matrix", "shape", "stage", "owner", "held by", "round", "comes from others"}};
-  size_t travelling = 0;
+  size_t travelling = 0, shared = 0;
   int rounds = 0;
   for (const MatrixAssignment& m : plan.matrices) {
+    shared += m.shared;
     if (m.round < 0) continue;
     rounds = std::max(rounds, m.round + 1);
     if (++travelling > kMost) continue;
@@ -79,11 +80,17 @@ std::string exchange_text(const OptimizerPlan& plan) {
                         " %")});
   }
   if (plan.matrices.empty()) return "No matrices are updated as wholes: nothing travels.\n";
+  std::string out;
+  if (shared > 0) {
+    out = cat(shared, " of ", plan.matrices.size(),
+              " matrices are updated where they lie, by the ranks that hold them together.\n");
+    if (travelling == 0) return out;
+  }
   if (travelling == 0)
     return cat("Nothing travels for the ", plan.matrices.size(),
                " matrices: each lies whole with its owner.\n");
-  std::string out = cat(travelling, " of ", plan.matrices.size(), " matrices travel, in ", rounds,
-                        rounds == 1 ? " round" : " rounds", ":\n", table_text(rows));
+  out += cat(travelling, " of ", plan.matrices.size(), " matrices travel, in ", rounds,
+             rounds == 1 ? " round" : " rounds", ":\n", table_text(rows));
   if (travelling > kMost)
     out += cat("and ", travelling - kMost, " more that cost less (--json names all)\n");
   return out;
@@ -166,9 +173,10 @@ nlohmann::ordered_json optimizer_json(const std::vector<RuleAssignment>& rules,
                             {"exchange_bytes", share.exchange_bytes}});
   }
   for (const MatrixAssignment& m : plan.matrices) {
-    Json entry = {{"parameter", m.parameter}, {"index", m.index}, {"rows", m.rows},
-                  {"cols", m.cols},           {"stage", m.stage}, {"owners", m.owners},
-                  {"holders", m.holders},     {"round", nullptr}, {"gathered", m.gathered}};
+    Json entry = {{"parameter", m.parameter}, {"index", m.index},     {"rows", m.rows},
+                  {"cols", m.cols},           {"stage", m.stage},     {"owners", m.owners},
+                  {"shared", m.shared},       {"holders", m.holders}, {"round", nullptr},
+                  {"gathered", m.gathered}};
     if (m.round >= 0) entry["round"] = m.round;
     out["matrices"].push_back(std::move(entry));
   }

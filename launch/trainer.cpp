@@ -159,7 +159,7 @@ void Trainer::build() {
     if (!problems.empty()) throw ConfigError(std::move(problems));
     return 0;
   });
-  options.matrix_cost = rules->matrix_cost();
+  DistributedOptimizer::prepare(options, *rules);
   model_ = ParallelManager::build(spec_, plan_, runtime_.pool(), options);
   optimizer_ = std::make_unique<DistributedOptimizer>(*model_, rules, optimizer_options(config_));
   log::info("model: ", config_.model_name, ", ", spec_->layer_count() - 2, " blocks, ",

@@ -61,7 +61,7 @@ class GroupReplay {
     ManagerOptions options;
     options.dtype = dtype;
     options.device = runtime.device();
-    options.matrix_cost = group.rules->matrix_cost();
+    DistributedOptimizer::prepare(options, *group.rules);
     model_ = ParallelManager::build(spec, plan_, runtime.pool(), options);
     const auto source = make_replay_weights(parameters_);
     model_->load_weights(*source);

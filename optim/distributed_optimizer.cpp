@@ -33,6 +33,12 @@ struct DistributedOptimizer::Impl {
 
   void update(const std::vector<UpdateItem*>& items, const StepInfo& info, double slice_scale,
               double matrix_scale);
+  // Of shared matrices, which all ranks of `sharing` have in the same order.
+  void update_shared(const std::vector<UpdateItem*>& items, Communicator& sharing,
+                     const StepInfo& info, double scale);
+  std::map<std::pair<size_t, int64_t>, std::vector<Piece>> batches(
+      const std::vector<UpdateItem*>& items, const StepInfo& info, double slice_scale,
+      double matrix_scale);
   void update_all(const StepInfo& info, double slice_scale, double matrix_scale);
   at::ScalarType value_wire(size_t round) const;
 };
@@ -49,6 +55,11 @@ double clip_factor(double max_norm, double norm) {
 }  // namespace distributed_optimizer_detail
 
 using namespace distributed_optimizer_detail;
+
+void DistributedOptimizer::prepare(ManagerOptions& options, const RuleSet& rules) {
+  options.matrix_cost = rules.matrix_cost();
+  options.matrix_sharing = rules.matrix_sharing();
+}
 
 DistributedOptimizer::DistributedOptimizer(ParallelManager& model,
                                            std::shared_ptr<const RuleSet> rules,
@@ -115,16 +126,34 @@ StepReport DistributedOptimizer::step(const StepInfo& info, const StepLoss& loss
 }
 
 // Pieces of a rule whose state is of equal age go together.
-void DistributedOptimizer::Impl::update(const std::vector<UpdateItem*>& items, const StepInfo& info,
-                                        double slice_scale, double matrix_scale) {
-  std::map<std::pair<size_t, int64_t>, std::vector<Piece>> batches;
+std::map<std::pair<size_t, int64_t>, std::vector<Piece>> DistributedOptimizer::Impl::batches(
+    const std::vector<UpdateItem*>& items, const StepInfo& info, double slice_scale,
+    double matrix_scale) {
+  std::map<std::pair<size_t, int64_t>, std::vector<Piece>> out;
   for (UpdateItem* item : items) {
     item->collect_own_gradient();
     if (item->updates < 0) item->updates = info.step;
-    batches[{item->rule, item->updates++}].push_back(item->piece(
+    out[{item->rule, item->updates++}].push_back(item->piece(
         *rules, item->slice != nullptr ? slice_scale : matrix_scale, info.lr, info.decay));
   }
-  for (auto& [key, pieces] : batches) rules->rule(key.first).update(pieces, key.second);
+  return out;
+}
+
+void DistributedOptimizer::Impl::update(const std::vector<UpdateItem*>& items, const StepInfo& info,
+                                        double slice_scale, double matrix_scale) {
+  for (auto& [key, pieces] : batches(items, info, slice_scale, matrix_scale))
+    rules->rule(key.first).update(pieces, key.second);
+  for (UpdateItem* item : items) item->hand_back_own_values();
+}
+
+void DistributedOptimizer::Impl::update_shared(const std::vector<UpdateItem*>& items,
+                                               Communicator& sharing, const StepInfo& info,
+                                               double scale) {
+  const SumOverSlabs sum = [&](const Tensor& values) {
+    sharing.all_reduce(values, ReduceOp::Sum, {0, SiteOp::MatrixExchange}).wait();
+  };
+  for (auto& [key, pieces] : batches(items, info, scale, scale))
+    rules->rule(key.first).update_shared(pieces, key.second, sum);
   for (UpdateItem* item : items) item->hand_back_own_values();
 }
 
@@ -154,12 +183,19 @@ void DistributedOptimizer::Impl::update_all(const StepInfo& info, double slice_s
   if (rounds > 0) coming = gather(0);
 
   std::vector<UpdateItem*> here;
+  std::map<int, std::vector<UpdateItem*>> shared;  // by tp: the same order on all ranks of a stage
   for (UpdateItem& item : state.slices()) here.push_back(&item);
   for (UpdateItem& item : state.matrices()) {
-    // Whole here, but with other holders (weights that tp does not cut): in the exchange.
-    if (!exchange.travels(item.matrix)) here.push_back(&item);
+    if (item.owned->shared()) {
+      shared[item.owned->owners].push_back(&item);
+    } else if (!exchange.travels(item.matrix)) {
+      // Whole here, but with other holders (weights that tp does not cut): in the exchange.
+      here.push_back(&item);
+    }
   }
   update(here, info, slice_scale, matrix_scale);
+  for (const auto& [tp, items] : shared)
+    update_shared(items, model.tp_ranks(items[0]->owned->layer), info, matrix_scale);
 
   std::vector<MatrixExchange::Transit> going;
   for (size_t round = 0; round < rounds; ++round) {
@@ -216,6 +252,13 @@ int64_t DistributedOptimizer::exchange_bytes() const {
       return static_cast<int64_t>(c10::elementSize(type));
     };
     sum += traffic.gradients * size(accumulate_dtype(wire)) + traffic.values * size(wire);
+  }
+  for (const UpdateItem& item : impl_->state.matrices()) {
+    if (!item.owned->shared()) continue;
+    const LogicalMatrix& m = item.owned->matrix;
+    const int64_t both_ways = 4 * impl_->rules->rule(item.rule).shared_elements(m.rows, m.cols) *
+                              item.weights.element_size();
+    sum += both_ways * (item.owned->owners - 1) / item.owned->owners;
   }
   return sum;
 }

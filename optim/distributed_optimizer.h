@@ -10,6 +10,7 @@
 // (matrix_owners.h) with its master and state; where the owner does not hold all of it, gradients
 // come in exchanges of limited size, the first of which is under way while slices and whole
 // matrices are updated, and new values go back in the compute type (optimizers-distributed.md 3).
+// Shared matrices stay where they are: the rule adds up what it must over their owners.
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -55,7 +56,8 @@ struct StepReport {
 
 class DistributedOptimizer {
  public:
-  // The model must have been built with rules->matrix_cost() (ManagerOptions).
+  // The model must have been built with prepare(options, *rules).
+  static void prepare(ManagerOptions& options, const RuleSet& rules);
   DistributedOptimizer(ParallelManager& model, std::shared_ptr<const RuleSet> rules,
                        OptimizerOptions options);
   ~DistributedOptimizer();
@@ -86,7 +88,8 @@ class DistributedOptimizer {
   void for_tensors(const std::function<void(const OptimizerTensor&)>& f) const;
 
   int64_t state_bytes() const;  // of this rank: masters and slots
-  // Of gradients and new values of matrices, sent and received by this rank in a step.
+  // Of gradients and new values of matrices and of sums of shared ones, sent and received by this
+  // rank in a step (a sum over P ranks: 2 (P - 1) / P of its bytes each way).
   int64_t exchange_bytes() const;
   // What the last step multiplied gradients of slices with before clipping: 2^k / N.
   double gradient_scale() const;

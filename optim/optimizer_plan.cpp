@@ -44,8 +44,10 @@ std::vector<MatrixAssignment> matrices_of(PlannedRank& first, const Plan& plan, 
                        .stage = stage};
     const LayerStrategy& s = plan.layers[static_cast<size_t>(m.layer)];
     const int per_copy = s.tp * s.shard_count();
-    for (int rank = m.owner % per_copy; rank < plan.ranks_per_stage(); rank += per_copy)
-      a.owners.push_back(base + rank);
+    for (int rank = m.owner % per_copy; rank < plan.ranks_per_stage(); rank += per_copy) {
+      for (int i = 0; i < m.owners; ++i) a.owners.push_back(base + rank + i);
+    }
+    a.shared = m.shared();
     for (const auto& holder : m.holders) a.holders.push_back(base + holder.rank);
     out.push_back(std::move(a));
   }
@@ -105,7 +107,7 @@ OptimizerPlan plan_optimizer(std::shared_ptr<const ModelSpec> spec, const Plan& 
                              const OptimizerOptions& options) {
   using namespace optimizer_plan_detail;
   manager.device = at::kMeta;
-  manager.matrix_cost = rules->matrix_cost();
+  DistributedOptimizer::prepare(manager, *rules);
   OptimizerPlan out;
   for (int rank = 0; rank < plan.world_size; ++rank) {
     PlannedRank planned(spec, plan, rank, manager, rules, options);
@@ -118,7 +120,7 @@ OptimizerPlan plan_optimizer(std::shared_ptr<const ModelSpec> spec, const Plan& 
       share.work = placement.loads[static_cast<size_t>(within)] / all *
                    static_cast<double>(placement.loads.size());
     }
-    for (const OwnedMatrix& m : placement.matrices) share.matrices += m.owner == within;
+    for (const OwnedMatrix& m : placement.matrices) share.matrices += m.owned_by(within);
     share.state_bytes = planned.optimizer.state_bytes();
     share.exchange_bytes = planned.optimizer.exchange_bytes();
     out.ranks.push_back(share);

@@ -32,7 +32,8 @@ struct MatrixAssignment {
   std::string parameter;
   int64_t index = 0, rows = 0, cols = 0;  // of the matrix within its parameter
   int stage = 0;
-  std::vector<int> owners;   // ranks of the job: one for each copy
+  std::vector<int> owners;  // ranks of the job: one for each copy; of a shared matrix all sharers
+  bool shared = false;
   std::vector<int> holders;  // of the first copy
   int round = -1;            // of the exchange; -1: its owner has all of it
   int64_t gathered = 0;      // elements that come to the first owner

@@ -28,7 +28,7 @@ void for_weight_boxes(const UpdateItem& item, const Tensor& values, F&& f) {
   if (item.slice != nullptr) {
     for_boxes(*item.slice, values, f);
   } else {
-    f(item.owned->matrix.box, values.view(item.owned->matrix.box.extent));
+    f(item.box, values.view(item.box.extent));
   }
 }
 
@@ -44,7 +44,11 @@ Piece UpdateItem::piece(const RuleSet& rules, double grad_scale, double lr, doub
           .state = state,
           .grad_scale = grad_scale,
           .lr = lr * meta->lr_scale * rules.lr_ratio(rule),
-          .decay = meta->weight_decay ? decay * rules.rule(rule).weight_decay() : 0};
+          .decay = meta->weight_decay ? decay * rules.rule(rule).weight_decay() : 0,
+          .whole = owned != nullptr && owned->shared()
+                       ? Shape{owned->matrix.rows, owned->matrix.cols}
+                       : Shape{},
+          .cut = owned != nullptr ? owned->shared_dim : -1};
 }
 
 void UpdateItem::collect_own_gradient() {
@@ -56,8 +60,8 @@ void UpdateItem::hand_back_own_values() {
   for (auto& [box, part] : own_values) part.copy_(part_of(values, box));
 }
 
-Tensor UpdateItem::part_of(const Tensor& matrix, const Box& box) const {
-  return box_view(matrix.view(owned->matrix.box.extent), box, owned->matrix.box.offset);
+Tensor UpdateItem::part_of(const Tensor& values, const Box& part) const {
+  return box_view(values.view(box.extent), part, box.offset);
 }
 
 OptimizerState::OptimizerState(ParallelManager& model, const RuleSet& rules)
@@ -84,14 +88,14 @@ OptimizerState::OptimizerState(ParallelManager& model, const RuleSet& rules)
   for (size_t i = 0; i < all.size(); ++i) {
     planned.insert(all[i].parameter);
     model_parts_.push_back(model_parts(all[i], me));
-    if (all[i].owner == me) add_matrix(all[i], i, rules.choose(all[i].parameter->meta).rule);
+    if (all[i].owned_by(me)) add_matrix(all[i], i, rules.choose(all[i].parameter->meta).rule);
   }
   for (const OwnedSlice& slice : model.owned_slices()) {
     const size_t rule = rules.choose(slice.parameter->meta).rule;
     STRATA_CHECK(
         rules.rule(rule).needs() == UpdateRule::Needs::Slice || planned.count(slice.parameter) > 0,
         cat(slice.parameter->meta.name, ": the model was built without ",
-            "ManagerOptions::matrix_cost of the rule ", rules.rule(rule).name()));
+            "DistributedOptimizer::prepare for the rule ", rules.rule(rule).name()));
   }
   for (auto* items : {&slices_, &matrices_}) {
     for (UpdateItem& item : *items) {
@@ -105,14 +109,16 @@ void OptimizerState::add_matrix(const OwnedMatrix& matrix, size_t number, size_t
   UpdateItem item{.meta = &matrix.parameter->meta, .rule = rule};
   item.matrix = number;
   item.owned = &matrix;
-  const Shape shape{matrix.matrix.rows, matrix.matrix.cols};
+  item.box = matrix.shared() ? model_parts_[number].at(0).box : matrix.matrix.box;
+  const Shape shape =
+      matrix.shared() ? item.box.extent : Shape{matrix.matrix.rows, matrix.matrix.cols};
   const at::ScalarType stored = matrix.parameter->value.scalar_type(),
                        wide = accumulate_dtype(stored);
   for (const ModelPart& part : model_parts_[number]) {
     item.own_values.emplace_back(part.box, part.value);
     item.own_grads.emplace_back(part.box, part.gradient);
   }
-  const bool whole = item.own_values.size() == 1 && item.own_values[0].first == matrix.matrix.box &&
+  const bool whole = item.own_values.size() == 1 && item.own_values[0].first == item.box &&
                      item.own_values[0].second.is_contiguous();
   if (whole) {
     const Tensor value = item.own_values[0].second.view(shape);

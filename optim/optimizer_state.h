@@ -1,7 +1,8 @@
 #pragma once
-// What one rank updates, with its memory: flat slices for rules that take any piece, and whole
-// logical matrices that this rank owns. Knows how it lies in the model's memory and how it is
-// called in a checkpoint; nothing of formulas, nothing of communication. Private to optim.
+// What one rank updates, with its memory: flat slices for rules that take any piece, and logical
+// matrices that this rank owns, whole or its slab of shared ones. Knows how it lies in the model's
+// memory and how it is called in a checkpoint; nothing of formulas, nothing of communication.
+// Private to optim.
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -30,14 +31,15 @@ struct UpdateItem {
   const OwnedSlice* slice = nullptr;  // of slices
   size_t matrix = 0;                  // of matrices: number in the placement
   const OwnedMatrix* owned = nullptr;
+  Box box;  // of matrices: what of the parameter it is, the whole matrix or this rank's slab of it
   // Of a matrix that is not one piece of the model's memory here: what of it is, in pieces.
   std::vector<std::pair<Box, Tensor>> own_values, own_grads;
 
   void collect_own_gradient();  // into grad
   void hand_back_own_values();
   Piece piece(const RuleSet& rules, double grad_scale, double lr, double decay);
-  // A box of the matrix in a tensor of [rows, cols].
-  Tensor part_of(const Tensor& matrix, const Box& box) const;
+  // A box of the parameter in a tensor like the item's weights.
+  Tensor part_of(const Tensor& values, const Box& part) const;
 };
 
 class OptimizerState {
@@ -46,7 +48,7 @@ class OptimizerState {
 
   std::vector<UpdateItem>& slices() noexcept { return slices_; }
   std::vector<UpdateItem>& matrices() noexcept { return matrices_; }
-  UpdateItem* owner_of(size_t matrix);  // null: another rank is
+  UpdateItem* owner_of(size_t matrix);  // null: this rank is none
   // This rank's part of a box of a matrix, in the gradients or the values of the model.
   Tensor model_part(size_t matrix, const Box& box, bool gradient) const;
   // Slices of parameters that a rule on slices updates: those that clipping may be limited to.

@@ -93,6 +93,13 @@ MatrixCost RuleSet::matrix_cost() const {
   };
 }
 
+MatrixSharing RuleSet::matrix_sharing() const {
+  if (rules_[0]->needs() == UpdateRule::Needs::Slice) return {};
+  return [this](const ParamMeta& meta, int64_t rows, int64_t cols) {
+    return choose(meta).rule == 0 && rules_[0]->shares(rows, cols);
+  };
+}
+
 std::vector<std::string> RuleSet::unused_patterns(const std::vector<ParamMeta>& metas) const {
   std::vector<std::string> out;
   const auto check = [&](const char* key, const std::vector<std::string>& globs) {

@@ -44,9 +44,10 @@ class RuleSet {
     std::string why;  // "an embedding", "matrices of 16 x 512: fewer than 64 rows or columns"
   };
   Choice choose(const ParamMeta& meta) const;  // pure
-  // For ManagerOptions: what choose() gives a rule on matrices, at that rule's cost. The set must
-  // outlive it.
+  // For ManagerOptions: what choose() gives a rule on matrices, at that rule's cost, and what it
+  // can share. The set must outlive them.
   MatrixCost matrix_cost() const;
+  MatrixSharing matrix_sharing() const;
   // Patterns that fit no parameter, one sentence each.
   std::vector<std::string> unused_patterns(const std::vector<ParamMeta>& metas) const;
 

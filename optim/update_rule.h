@@ -2,6 +2,7 @@
 // The mathematics of an update. A rule knows matrices, never ranks: the DistributedOptimizer gives
 // it flat slices of parameters, or whole logical matrices.
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -34,7 +35,14 @@ struct Piece {
   double grad_scale = 1;    // gradients are to be multiplied by this first: mean and clipping
   double lr = 0;            // of this step and parameter
   double decay = 0;         // weight decay coefficient of this step and parameter
+  // Slabs of a shared matrix: [rows, cols] of all of it, and the dimension along which it is cut.
+  Shape whole = {};
+  int cut = -1;
 };
+
+// Adds up a contiguous tensor over the ranks that share the matrices of an update, in place and
+// blocking. Collective over them.
+using SumOverSlabs = std::function<void(const Tensor&)>;
 
 class UpdateRule {
  public:
@@ -49,6 +57,15 @@ class UpdateRule {
   // this one; all pieces agree. The pieces are independent: a rule may take those of equal shape
   // together. Any order of pieces gives the same bits.
   virtual void update(std::span<Piece> pieces, int64_t updates) const = 0;
+  // Whether ranks that hold slabs of the longer side of a matrix can update it together, each its
+  // slab; all slots must be of_weights then. The cost is divided by their number.
+  virtual bool shares(int64_t /*rows*/, int64_t /*cols*/) const { return false; }
+  // Such an update: pieces are slabs. Collective over the ranks, which have the same matrices in
+  // the same order.
+  virtual void update_shared(std::span<Piece> pieces, int64_t updates,
+                             const SumOverSlabs& sum) const;
+  // Elements that an update of a shared matrix adds up.
+  virtual int64_t shared_elements(int64_t /*rows*/, int64_t /*cols*/) const { return 0; }
   // Relative cost of an update, for balancing owners: flops of an average step, in [rows, cols].
   virtual double cost(int64_t rows, int64_t cols) const;
 };

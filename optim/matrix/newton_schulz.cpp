@@ -98,14 +98,12 @@ Tensor iterate_rounded(Tensor x, const std::vector<OddPolynomial>& steps) {
   return x;
 }
 
-bool restarts(size_t step) { return step % 3 == 2; }
-
 Tensor iterate_gram(Tensor x, const std::vector<OddPolynomial>& steps) {
   const int64_t m = x.size(0);
   Tensor r = at::empty({m, m}, x.options()), p = at::empty_like(r), scratch = at::empty_like(r);
   Tensor q = at::empty_like(r), next = at::empty_like(x);
   for (size_t k = 0; k < steps.size(); ++k) {
-    const bool first = k == 0 || restarts(k);
+    const bool first = starts_newton_schulz_gram(k);
     if (k > 0 && first) {
       ops::matrix_product_out(next, q, x);
       std::swap(x, next);
@@ -118,7 +116,7 @@ Tensor iterate_gram(Tensor x, const std::vector<OddPolynomial>& steps) {
       symmetric_product_out(scratch, q, p);
       std::swap(q, scratch);
     }
-    if (k + 1 < steps.size() && !restarts(k + 1)) {
+    if (k + 1 < steps.size() && !starts_newton_schulz_gram(k + 1)) {
       symmetric_product_out(scratch, r, p);
       symmetric_product_out(r, p, scratch);
     }
@@ -127,11 +125,15 @@ Tensor iterate_gram(Tensor x, const std::vector<OddPolynomial>& steps) {
   return next;
 }
 
-bool takes_gram(int64_t m, int64_t n, size_t steps) { return n >= 2 * m && steps > 2; }
-
 }  // namespace newton_schulz_detail
 
 using namespace newton_schulz_detail;
+
+bool takes_newton_schulz_gram(int64_t m, int64_t n, size_t steps) {
+  return n >= 2 * m && steps > 2;
+}
+
+bool starts_newton_schulz_gram(size_t step) { return step == 0 || step % 3 == 2; }
 
 Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute) {
   if (!x.is_cpu()) return newton_schulz_batch(x.unsqueeze(0), how, compute).squeeze(0);
@@ -143,7 +145,7 @@ Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType co
   y = (y.to(compute == at::kDouble ? compute : y.scalar_type()) * (1 / by)).to(compute);
   if (compute != at::kFloat && compute != at::kDouble) {
     y = iterate_rounded(y, how.steps);
-  } else if (takes_gram(y.size(0), y.size(1), how.steps.size())) {
+  } else if (takes_newton_schulz_gram(y.size(0), y.size(1), how.steps.size())) {
     y = iterate_gram(y, how.steps);
   } else {
     y = iterate(y, how.steps);
@@ -170,7 +172,8 @@ double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how) 
   const double m = static_cast<double>(std::min(rows, cols)),
                n = static_cast<double>(std::max(rows, cols));
   const std::vector<OddPolynomial>& steps = how.steps;
-  const bool gram = takes_gram(std::min(rows, cols), std::max(rows, cols), steps.size());
+  const bool gram =
+      takes_newton_schulz_gram(std::min(rows, cols), std::max(rows, cols), steps.size());
   double flops = gram ? 2 * m * m * n : 0;
   for (size_t k = 0; k < steps.size(); ++k) {
     if (steps[k][2] != 0) flops += m * m * m;  // r r
@@ -178,10 +181,10 @@ double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how) 
       flops += 3 * m * m * n;
       continue;
     }
-    const bool first = k == 0 || restarts(k);
+    const bool first = starts_newton_schulz_gram(k);
     if (first) flops += (k > 0 ? 3 : 1) * m * m * n;
-    if (!first) flops += m * m * m;                                        // q p
-    if (k + 1 < steps.size() && !restarts(k + 1)) flops += 2 * m * m * m;  // p r p
+    if (!first) flops += m * m * m;                                                         // q p
+    if (k + 1 < steps.size() && !starts_newton_schulz_gram(k + 1)) flops += 2 * m * m * m;  // p r p
   }
   return flops;
 }

@@ -28,6 +28,11 @@ Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType co
 // the oracle of the above.
 Tensor newton_schulz_batch(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute);
 
+// Whether m x n matrices iterate R in fp32 and fp64, and the steps before which X X^T is formed
+// then.
+bool takes_newton_schulz_gram(int64_t m, int64_t n, size_t steps);
+bool starts_newton_schulz_gram(size_t step);
+
 // Floating-point operations of one matrix, as carried out on a CPU in fp32.
 double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how);
 

@@ -12,6 +12,7 @@
 #include "core/config/visitor.h"
 #include "core/error.h"
 #include "core/text.h"
+#include "optim/matrix/newton_schulz_slabs.h"
 #include "optim/rules/each_piece.h"
 
 namespace strata {
@@ -34,6 +35,9 @@ void MuonConfig::visit(ConfigVisitor& v) {
           "size of an update of p x q: 0.2 sqrt(max(p, q)), sqrt(max(1, p / q)), sqrt(p / q), 1");
   v.field("ns_dtype", ns_dtype, one_of({"auto", "fp32", "fp64", "bf16", "fp16"}),
           "type of the orthogonalisation; auto: that of the masters on CPUs, fp16 on GPUs");
+  v.field("tp_mode", tp_mode, one_of({"owner", "gram"}),
+          "matrices that tp cuts: brought to one rank each, or updated in place by all that hold "
+          "slabs of the longer side, which add up small Gram matrices (others go to an owner)");
   v.field("weight_decay", weight_decay, non_negative(),
           "decoupled weight decay, by the learning rate without the scale");
 }
@@ -52,6 +56,35 @@ class Muon final : public UpdateRule {
   double cost(int64_t rows, int64_t cols) const override {
     return newton_schulz_flops(rows, cols, how_) +
            8 * static_cast<double>(rows) * static_cast<double>(cols);
+  }
+
+  bool shares(int64_t, int64_t) const override { return c_.tp_mode == "gram"; }
+  int64_t shared_elements(int64_t rows, int64_t cols) const override {
+    return newton_schulz_slabs_elements(rows, cols, how_);
+  }
+
+  // As many together as have kElements in all: sums of several matrices take one collective.
+  void update_shared(std::span<Piece> pieces, int64_t, const SumOverSlabs& sum) const override {
+    constexpr int64_t kElements = int64_t{1} << 26;
+    for (size_t begin = 0; begin < pieces.size();) {
+      size_t end = begin;
+      for (int64_t elements = 0; end < pieces.size() && elements < kElements; ++end)
+        elements += pieces[end].whole[0] * pieces[end].whole[1];
+      std::vector<Slab> slabs;
+      for (size_t i = begin; i < end; ++i) {
+        Piece& piece = pieces[i];
+        const Tensor u = averaged(piece);
+        // A copy: averaged() may give the momentum itself.
+        slabs.push_back({(piece.cut == 0 ? u.t() : u).clone(at::MemoryFormat::Contiguous),
+                         std::max(piece.whole[0], piece.whole[1])});
+      }
+      newton_schulz_slabs(slabs, how_, compute_type(pieces[begin].weights), sum);
+      for (size_t i = begin; i < end; ++i) {
+        const Tensor& o = slabs[i - begin].x;
+        apply(pieces[i], pieces[i].cut == 0 ? o.t() : o);
+      }
+      begin = end;
+    }
   }
 
   void update(std::span<Piece> pieces, int64_t) const override {
@@ -108,7 +141,8 @@ class Muon final : public UpdateRule {
   }
 
   void apply(Piece& piece, const Tensor& direction) const {
-    apply_direction(piece, direction * scale(piece.weights.size(0), piece.weights.size(1)));
+    const auto shape = piece.whole.empty() ? piece.weights.sizes() : at::IntArrayRef(piece.whole);
+    apply_direction(piece, direction * scale(shape[0], shape[1]));
   }
 
   double scale(int64_t rows, int64_t cols) const {

@@ -43,6 +43,7 @@ class Manager final : public ParallelManager {
   std::span<const OwnedSlice> frozen_slices() const override { return buffers().frozen(); }
   const MatrixPlacement& matrices() const override { return stage_.matrices(); }
   Communicator& stage_ranks() override { return stage_.ranks(); }
+  Communicator& tp_ranks(int layer) override { return stage_.layer(layer).layout.tp(); }
   int64_t logical_elements() const override { return logical_elements_; }
   double exposed_reduction_s() const override { return buffers().waited_s(); }
   double pipeline_wait_s() const override { return executor_.waited_s(); }

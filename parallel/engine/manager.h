@@ -35,6 +35,7 @@ struct ManagerOptions {
   bool canonical_sums = false;
   // Parameters that the optimizer updates as whole matrices; none without it.
   MatrixCost matrix_cost = {};
+  MatrixSharing matrix_sharing = {};
 };
 
 // Why sums of this plan cannot be canonical, one sentence each; empty when they can.
@@ -79,7 +80,8 @@ class ParallelManager {
   // Matrices that ranks of this stage update as wholes (ManagerOptions::matrix_cost).
   virtual const MatrixPlacement& matrices() const = 0;
   virtual Communicator& stage_ranks() = 0;
-  virtual int64_t logical_elements() const = 0;  // of what is trained, in the whole model
+  virtual Communicator& tp_ranks(int layer) = 0;  // of a layer of this stage
+  virtual int64_t logical_elements() const = 0;   // of what is trained, in the whole model
   // Seconds spent waiting in the last forward_backward: for gradient sums, and for the stages
   // before and after this one.
   virtual double exposed_reduction_s() const = 0;

@@ -17,6 +17,10 @@ MatrixExchange::MatrixExchange(const std::vector<OwnedMatrix>& matrices, int64_t
   for (size_t i = 0; i < matrices.size(); ++i) {
     const OwnedMatrix& m = matrices[i];
     owners_.push_back(m.owner);
+    if (m.shared()) {
+      pieces_.emplace_back();
+      continue;
+    }
     std::set<Box> covered;
     for (const auto& holder : m.holders) {
       if (holder.rank != m.owner) continue;

@@ -1,7 +1,7 @@
 #pragma once
 // Brings pieces of logical matrices to the ranks that update them as wholes, and new values back to
 // all holders (optimizers-distributed.md 3). The plan of who sends what is made once from metadata;
-// matrices whose owner holds everything are not in it.
+// matrices whose owner holds everything, and shared ones, are not in it.
 #include <cstdint>
 #include <functional>
 #include <vector>

@@ -24,6 +24,25 @@ std::vector<int> ranks_at(const LayerStrategy& s, int shard, int tp) {
   return out;
 }
 
+// The dimension along which the tp ranks of one place hold disjoint slabs of a whole matrix, if it
+// is the longer one; otherwise -1.
+int slab_dim(const OwnedMatrix& matrix, const std::vector<OwnedMatrix::Holder>& tp_ranks) {
+  const LogicalMatrix& m = matrix.matrix;
+  if (tp_ranks.size() < 2 || m.box.extent.size() != 2) return -1;
+  int64_t together = 0;
+  int dim = -1;
+  for (const auto& holder : tp_ranks) {
+    const std::vector<Box> boxes = boxes_of(matrix, holder);
+    if (boxes.size() != 1) return -1;
+    const int cut = boxes[0].extent[0] < m.rows ? 0 : 1;
+    if (boxes[0].extent[1 - cut] != m.box.extent[1 - cut] || (dim >= 0 && dim != cut)) return -1;
+    dim = cut;
+    together += boxes[0].elements();
+  }
+  if (together != m.rows * m.cols) return -1;
+  return m.box.extent[dim] >= m.box.extent[1 - dim] ? dim : -1;
+}
+
 }  // namespace matrix_owners_detail
 
 double matrix_cost(const MatrixCost& cost, const ParamMeta& meta) {
@@ -43,8 +62,8 @@ std::vector<int> assign_owners(const std::vector<OwnerItem>& items, int ranks) {
   std::vector<size_t> order(items.size());
   std::iota(order.begin(), order.end(), size_t{0});
   const auto key = [&](size_t i) {
-    return std::tuple<double, int64_t, std::string_view>(-items[i].cost, -items[i].elements,
-                                                         items[i].name);
+    return std::tuple<bool, double, int64_t, std::string_view>(
+        items[i].candidates.size() > 1, -items[i].cost, -items[i].elements, items[i].name);
   };
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return key(a) < key(b); });
   std::vector<double> load(static_cast<size_t>(ranks), 0);
@@ -143,6 +162,7 @@ std::map<const Parameter*, int> matrix_homes(const std::vector<MatrixLayer>& lay
 }
 
 MatrixPlacement place_matrices(const std::vector<MatrixLayer>& layers, const MatrixCost& cost,
+                               const MatrixSharing& sharing,
                                const std::map<const Parameter*, int>& homes,
                                const std::function<Range(const Parameter&, int shard)>& held,
                                int ranks, int rank) {
@@ -167,7 +187,26 @@ MatrixPlacement place_matrices(const std::vector<MatrixLayer>& layers, const Mat
                        .cost = matrix.cost,
                        .elements = m.rows * m.cols};
         std::vector<Place> choices;
-        for (int k = 0; k < s.shard_count(); ++k) {
+        // Where all of it may lie in one shard.
+        const int at_home = home != homes.end() ? home->second : s.shard_count() == 1 ? 0 : -1;
+        if (sharing && at_home >= 0 && sharing(p->meta, m.rows, m.cols)) {
+          std::vector<OwnedMatrix::Holder> slabs;
+          for (int t = 0; t < s.tp; ++t)
+            slabs.push_back({md::rank_of(s, copy, at_home, t), t, held(*p, at_home)});
+          matrix.shared_dim = md::slab_dim(matrix, slabs);
+          if (matrix.shared()) {
+            matrix.holders = std::move(slabs);
+            matrix.owners = s.tp;
+            item.cost /= s.tp;
+            item.candidates.emplace_back();
+            for (int t = 0; t < s.tp; ++t) {
+              const std::vector<int> at = md::ranks_at(s, at_home, t);
+              item.candidates.back().insert(item.candidates.back().end(), at.begin(), at.end());
+            }
+            choices.push_back({at_home, 0});
+          }
+        }
+        for (int k = 0; k < s.shard_count() && !matrix.shared(); ++k) {
           for (int t = 0; t < s.tp; ++t) {
             const OwnedMatrix::Holder holder{md::rank_of(s, copy, k, t), t, held(*p, k)};
             const int64_t mine = element_count(boxes_of(matrix, holder));

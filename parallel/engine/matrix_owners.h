@@ -8,6 +8,10 @@
 // arrive whole at their owner's dp index with the usual reduce-scatter and nothing else travels.
 // What tp cuts, and everything at ZeRO 3, is brought to the owner and back (matrix_exchange.h).
 //
+// A rule may also be able to update a matrix where it lies (optimizers-distributed.md 2.8): where
+// tp cuts the longer side into slabs, the tp ranks work together, each on its slab. Such a matrix
+// is shared: it has tp owners, and nothing of it travels through the exchange.
+//
 // All of this is a function of metadata: equal on all ranks, stored nowhere.
 #include <cstdint>
 #include <functional>
@@ -24,6 +28,8 @@ namespace strata {
 // Cost of updating a matrix of [rows, cols] of a parameter as a whole; 0 for parameters that are
 // updated in flat slices. Empty function: there are no others.
 using MatrixCost = std::function<double(const ParamMeta&, int64_t rows, int64_t cols)>;
+// Whether ranks with slabs of the longer side may update a matrix of [rows, cols] together.
+using MatrixSharing = std::function<bool(const ParamMeta&, int64_t rows, int64_t cols)>;
 // Of all matrices of a parameter.
 double matrix_cost(const MatrixCost& cost, const ParamMeta& meta);
 
@@ -38,8 +44,8 @@ struct OwnerItem {
   std::vector<int64_t> held;
 };
 
-// Longest first to the least loaded candidate; of those within 5 % of the mean load of it, to the
-// one that holds most. Pure. Returns a candidate of each item.
+// What has one candidate first, then longest first to the least loaded candidate; of those within
+// 5 % of the mean load of it, to the one that holds most. Pure. Returns a candidate of each item.
 std::vector<int> assign_owners(const std::vector<OwnerItem>& items, int ranks);
 
 // What each rank has to do.
@@ -52,7 +58,11 @@ struct OwnedMatrix {
   LogicalMatrix matrix;
   int layer = 0;
   double cost = 0;
-  int owner = 0;  // rank within the stage
+  int owner = 0;  // rank within the stage; of a shared matrix the first of consecutive ones
+  // Shared: the dimension along which it is cut, and how many owners there are.
+  int shared_dim = -1, owners = 1;
+  bool shared() const noexcept { return shared_dim >= 0; }
+  bool owned_by(int rank) const noexcept { return rank >= owner && rank < owner + owners; }
   // Who holds something of it, by increasing rank: a range of the flat local part of the parameter.
   struct Holder {
     int rank = 0, tp_index = 0;
@@ -81,6 +91,7 @@ struct MatrixPlacement {
   std::vector<double> loads;  // by rank of the stage, in units of the cost
 };
 MatrixPlacement place_matrices(const std::vector<MatrixLayer>& layers, const MatrixCost& cost,
+                               const MatrixSharing& sharing,
                                const std::map<const Parameter*, int>& homes,
                                const std::function<Range(const Parameter&, int shard)>& held,
                                int ranks, int rank);

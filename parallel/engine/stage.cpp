@@ -156,7 +156,7 @@ void Stage::build_layers(const ModelSpec& spec, const Plan& plan, CommPool& pool
   for (const StageLayer& layer : layers_)
     buffers_.add_layer(layer.index, layer.layout, layer.parameters, shared, homes);
   matrices_ = place_matrices(
-      matrices, options.matrix_cost, homes,
+      matrices, options.matrix_cost, options.matrix_sharing, homes,
       [&](const Parameter& p, int shard) { return buffers_.held_by(p, shard); }, ranks,
       ranks_->rank());
   for (const auto& [first, last] : chunks_)

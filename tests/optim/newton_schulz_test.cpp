@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "optim/matrix/newton_schulz_slabs.h"
 #include "optim/matrix/symmetric_product.h"
 #include "tests/support/update_replay.h"
 
@@ -39,6 +40,29 @@ Tensor ill_conditioned(int64_t rows, int64_t cols) {
   const Tensor u = std::get<0>(at::linalg_qr(normal({rows, m}, 21))),
                v = std::get<0>(at::linalg_qr(normal({cols, m}, 22)));
   return (u * at::logspace(0, -4, m, 10, fp64())).mm(v.t());
+}
+
+// One slab is the whole matrix; several are those of tests/layouts/matrix_rules_mpi_test.cpp.
+TEST(NewtonSchulzSlabs, EqualTheWholeMatrix) {
+  const auto whole = [](const Tensor&) {};
+  for (const std::string set : {"keller5", "pe8", "cubic5"}) {
+    for (const auto& [m, n] : {std::pair(5, 7), {16, 16}, {12, 40}, {1, 9}}) {
+      const Tensor a = normal({m, n}, 31), b = normal({m, n}, 32), zero = at::zeros_like(a);
+      std::vector<Slab> slabs{{a.clone(), n}, {b.clone(), n}, {zero.clone(), n}};
+      int64_t summed = 0;
+      const NewtonSchulz how = newton_schulz_set(set);
+      newton_schulz_slabs(slabs, how, at::kDouble, [&](const Tensor& t) { summed += t.numel(); });
+      EXPECT_EQ(summed, 3 + 3 * newton_schulz_slabs_elements(m, n, how)) << set << m << n;
+      EXPECT_LE(relative_error(slabs[0].x, ns(a, how)), 1e-12) << set << " " << m << " x " << n;
+      EXPECT_LE(relative_error(slabs[1].x, ns(b, how)), 1e-12) << set << " " << m << " x " << n;
+      EXPECT_EQ(slabs[2].x.abs().max().item<double>(), 0);
+      std::vector<Slab> narrow{{a.to(at::kFloat), n}};
+      newton_schulz_slabs(narrow, how, at::kBFloat16, whole);
+      EXPECT_LE(relative_error(narrow[0].x, newton_schulz_batch(a.to(at::kFloat).unsqueeze(0), how,
+                                                                at::kBFloat16)[0]),
+                5e-2);
+    }
+  }
 }
 
 TEST(SymmetricProduct, IsTheProduct) {

@@ -91,6 +91,33 @@ TEST(OptimizerPlan, EveryMatrixHasOneOwnerPerCopy) {
   }
 }
 
+TEST(OptimizerPlan, MatricesCutAlongTheLongerSideCanBeShared) {
+  const auto spec = twelve_layers();
+  const auto rules = with(make_muon({.tp_mode = "gram"}));
+  const OptimizerPlan plan = planned(spec, 4, 2, 1, 1, rules);
+  for (const MatrixAssignment& m : plan.matrices) {
+    EXPECT_TRUE(m.shared) << m.parameter;
+    EXPECT_EQ(m.owners.size(), 2u);
+    EXPECT_EQ(m.round, -1);
+  }
+  EXPECT_LE(plan.imbalance(), 1.10);
+  // 4 square matrices of 768 x 768 take a sum in each of 5 steps, 3 of 2048 x 768 two; half of the
+  // layers are updated by this rank. A sum of n fp32 over two ranks is n 4 bytes both ways.
+  int64_t sent = 0;
+  for (const OptimizerShare& share : plan.ranks) sent += share.exchange_bytes;
+  EXPECT_EQ(sent / 4, 12 * (4 * 5 + 3 * 2) * 768 * 768 * 4);
+  // Not at ZeRO 3, which cuts once more; and not along the shorter side.
+  for (const MatrixAssignment& m : planned(spec, 4, 2, 1, 3, rules).matrices)
+    EXPECT_FALSE(m.shared) << m.parameter;
+  const std::shared_ptr<const ModelSpec> wide = make_model_from_json(
+      R"({"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 1,
+          "num_attention_heads": 4, "intermediate_size": 192, "vocab_size": 256,
+          "max_position_embeddings": 64})",
+      "test");
+  for (const MatrixAssignment& m : planned(wide, 2, 2, 1, 0, rules).matrices)
+    EXPECT_EQ(m.shared, m.parameter.find("mlp") == std::string::npos) << m.parameter;
+}
+
 TEST(OptimizerPlan, RulesAndTheirState) {
   const auto spec = twelve_layers();
   RuleSetConfig config;

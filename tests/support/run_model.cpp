@@ -53,7 +53,7 @@ ModelRun::ModelRun(std::shared_ptr<const ModelSpec> spec, const RunSetup& setup,
   STRATA_CHECK(!reader.has_problems(), cat("a test sets unknown keys: ", setup.rule_keys));
   rules_ =
       std::make_shared<const RuleSet>(std::move(rule), make_adamw(rule_config.aux), rule_config, 1);
-  options_.matrix_cost = rules_->matrix_cost();
+  DistributedOptimizer::prepare(options_, *rules_);
   manager_ = ParallelManager::build(spec_, plan, *pool_, options_);
   auto source = make_initial_weights(7);
   manager_->load_weights(*source);
