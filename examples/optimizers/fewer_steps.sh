@@ -14,6 +14,7 @@
 #   --decays V1,V2        default 0.1,0.3,1
 #   --jobs N              runs at a time; default 2
 #   --out DIR             default runs/fewer-steps-SIZE
+#   -- --KEY=VALUE        what follows goes to every run
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 strata= data= size=small steps=500 parts="75 60 50" seeds="1 2" jobs=2 out=
@@ -24,6 +25,10 @@ while [ $# -gt 0 ]; do
       name=${1#--}
       declare "${name//-/_}=${2:?$1 needs a value}"
       shift 2
+      ;;
+    --)
+      shift
+      break
       ;;
     -h | --help)
       sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
@@ -39,20 +44,22 @@ done
 [ -r "$data" ] || { echo "fewer_steps: --data: got \"$data\", allowed: a text" >&2; exit 2; }
 [ -r "$here/$size.ini" ] || { echo "fewer_steps: --size: got \"$size\", allowed: small, medium" >&2; exit 2; }
 out=${out:-runs/fewer-steps-$size}
+more=("$@")
+every=$(((steps + 19) / 20))  # of the curves
 
 # tune RULE RATES STEPS SEED DIR: prints "RATE DECAY LOSS" of the best
 tune() {
   "$strata" sweep "$here/$size.ini" --out "$5" --set "optim.lr=$2" --set "optim.weight_decay=$decays" --jobs "$jobs" \
     "--optim.name=$1" "--train.steps=$3" "--eval.interval=$3" "--sched.warmup=$(($3 / 10))" "--train.seed=$4" \
-    "--data.path=$data" >"$5.log" 2>&1 || { tail -n 5 "$5.log" >&2; exit 1; }
+    "--data.path=$data" "${more[@]}" >"$5.log" 2>&1 || { tail -n 5 "$5.log" >&2; exit 1; }
   sed -n 's/^- best: lr=\([^,]*\),weight_decay=\([^,]*\), valid loss \([0-9.]*\)/\1 \2 \3/p' "$5/sweep.md"
   grep -h "extend it" "$5/sweep.md" | sed "s|^|$1 at $3 steps, seed $4: |" >&2 || true
 }
 # curve RULE RATE DECAY STEPS SEED DIR: validation losses on the way
 curve() {
   "$strata" train "$here/$size.ini" "--run.dir=$6" "--optim.name=$1" "--optim.lr=$2" "--optim.weight_decay=$3" \
-    "--train.steps=$4" "--eval.interval=25" "--sched.warmup=$(($4 / 10))" "--train.seed=$5" "--data.path=$data" \
-    --log.level=warning
+    "--train.steps=$4" "--eval.interval=$every" "--sched.warmup=$(($4 / 10))" "--train.seed=$5" "--data.path=$data" \
+    --log.level=warn --runtime.threads=1 "${more[@]}"
   sed -n 's/^{"step":\([0-9]*\),.*"eval_loss":\([0-9.]*\),.*/\1 \2/p' "$6/metrics.jsonl" >"$6.curve"
 }
 
@@ -79,7 +86,7 @@ for seed in $seeds; do
   echo
   echo "| step | adamw, $steps steps | muon, $((steps * ${parts%% *} / 100)) steps |"
   echo "|---|---|---|"
-  awk 'NR == FNR {a[$1] = $2; next} {m[$1] = $2}
-       END {for (s = 25; s in a || s in m; s += 25) printf "| %d | %s | %s |\n", s, (s in a) ? substr(a[s], 1, 6) : "", (s in m) ? substr(m[s], 1, 6) : ""}' \
+  awk -v every="$every" 'NR == FNR {a[$1] = $2; next} {m[$1] = $2}
+       END {for (s = every; s in a || s in m; s += every) printf "| %d | %s | %s |\n", s, (s in a) ? substr(a[s], 1, 6) : "", (s in m) ? substr(m[s], 1, 6) : ""}' \
     "$out/curve-adamw-$seed.curve" "$out/curve-muon-$seed.curve"
 done
