@@ -8,7 +8,7 @@
 //
 // ms: median time of an update; cpu_ms: processor time of all threads, for busy machines.
 // soap: between refreshes of the bases; soap-refresh, galore-refresh (exact) and galore-randomized:
-// every update refreshes.
+// every update refreshes. Gradients are drawn anew for each update, outside the time.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -92,7 +92,6 @@ std::vector<Matrix> matrices(const UpdateRule& rule, int64_t layers) {
   for (int64_t layer = 0; layer < layers; ++layer) {
     for (const auto& [name, shape] : shapes) {
       Matrix m{cat("layers.", layer, ".", name), at::zeros(shape, on), at::empty(shape, on), {}};
-      Rng(1, "bench", m.name).fill_normal(0, m.grad.numel(), m.grad.mutable_data_ptr<float>());
       for (const StateSlot& slot : rule.state_slots(shape, at::kFloat))
         m.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
       out.push_back(std::move(m));
@@ -109,6 +108,8 @@ void run(const Arguments& a) {
   for (int64_t step = 0; step < kWarmUp + a.steps; ++step) {
     std::vector<Piece> pieces;
     for (Matrix& m : all) {
+      Rng(static_cast<uint64_t>(step), "bench", m.name)
+          .fill_normal(0, m.grad.numel(), m.grad.mutable_data_ptr<float>());
       pieces.push_back({.name = m.name,
                         .weights = m.weights,
                         .grad = m.grad,

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Times the updates of bench/optimizers.cpp in other programs: same matrices, fp32, same cases. One line of JSON.
+"""Times the updates of bench/optimizers.cpp in other programs: same matrices, fp32, same cases, gradients drawn anew for
+each update. One line of JSON.
 
     peer_optimizers.py --case=adamw|muon|muon-fp32|soap|soap-refresh|galore-refresh [--layers=12] [--steps=5] [--threads=2]
 
@@ -48,6 +49,8 @@ def main():
 
     times, cpu_times = [], []
     for i in range(2 + a.steps):  # the first updates make the state
+        for w in weights:
+            w.grad.normal_()
         begin, cpu_begin = time.perf_counter(), time.process_time()
         step()
         if i >= 2:

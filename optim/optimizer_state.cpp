@@ -38,6 +38,7 @@ using namespace optimizer_state_detail;
 
 Piece UpdateItem::piece(const RuleSet& rules, double grad_scale, double lr, double decay) {
   return {.name = meta->name,
+          .index = owned ? owned->matrix.index : 0,
           .weights = weights,
           .grad = grad,
           .rounded = rounded,

@@ -2,7 +2,13 @@
 
 #include <ATen/TensorOperators.h>
 
+#include "core/text.h"
+
 namespace strata {
+
+std::string Piece::matrix_name() const {
+  return index == 0 ? std::string(name) : cat(name, '/', index);
+}
 
 double UpdateRule::cost(int64_t rows, int64_t cols) const {
   return static_cast<double>(rows) * static_cast<double>(cols);

@@ -27,7 +27,8 @@ struct StateSlot {
 
 // What a rule updates at a time.
 struct Piece {
-  std::string_view name;    // of the parameter, for messages
+  std::string_view name;    // of the parameter
+  int64_t index = 0;        // which of the parameter's logical matrices
   Tensor weights;           // [n], or [rows, cols] of a logical matrix; fp32 or fp64, contiguous
   Tensor grad;              // the same shape and type, as it was summed
   Tensor rounded;           // 16-bit copy of the weights to be written too; may be undefined
@@ -38,6 +39,11 @@ struct Piece {
   // Slabs of a shared matrix: [rows, cols] of all of it, and the dimension along which it is cut.
   Shape whole = {};
   int cut = -1;
+
+  // A name of its own for each matrix of a model, the same in every layout: the parameter's, for
+  // the second and later ones with "/<index>". Whatever differs from matrix to matrix (a phase, a
+  // seed) comes from it.
+  std::string matrix_name() const;
 };
 
 // Adds up a contiguous tensor over the ranks that share the matrices of an update, in place and

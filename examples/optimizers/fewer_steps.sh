@@ -67,11 +67,13 @@ mkdir -p "$out"
 rm -f "$out/table.md"
 for seed in $seeds; do
   read -r rate decay loss <<<"$(tune adamw "$adamw_rates" "$steps" "$seed" "$out/adamw-$seed")"
+  [ -n "$loss" ] || { echo "fewer_steps: no run of adamw ended well, see $out/adamw-$seed.log" >&2; exit 1; }
   echo "| $seed | adamw | $steps | $rate | $decay | $loss | |" >>"$out/table.md"
   curve adamw "$rate" "$decay" "$steps" "$seed" "$out/curve-adamw-$seed"
   for part in $parts; do
     few=$((steps * part / 100))
     read -r rate decay reached <<<"$(tune muon "$muon_rates" "$few" "$seed" "$out/muon-$few-$seed")"
+    [ -n "$reached" ] || { echo "fewer_steps: no run of muon ended well, see $out/muon-$few-$seed.log" >&2; exit 1; }
     answer=$(awk -v a="$reached" -v b="$loss" 'BEGIN {print (a <= b) ? "yes" : "no"}')
     echo "| $seed | muon | $few | $rate | $decay | $reached | $answer |" >>"$out/table.md"
     if [ "$part" = "${parts%% *}" ]; then curve muon "$rate" "$decay" "$few" "$seed" "$out/curve-muon-$seed"; fi

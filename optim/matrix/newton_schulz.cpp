@@ -16,7 +16,7 @@
 #include <cmath>
 #include <utility>
 
-#include "core/ops/matrix_product.h"
+#include "optim/matrix/large_product.h"
 #include "optim/matrix/symmetric_product.h"
 
 namespace strata {
@@ -64,7 +64,7 @@ Tensor iterate(Tensor x, const std::vector<OddPolynomial>& steps) {
   for (const OddPolynomial& step : steps) {
     symmetric_product_out(r, x, x.t());
     polynomial(p, r, step, scratch);
-    ops::matrix_product_out(next, p, x);
+    large_product_out(next, p, x);
     std::swap(x, next);
   }
   return x;
@@ -105,7 +105,7 @@ Tensor iterate_gram(Tensor x, const std::vector<OddPolynomial>& steps) {
   for (size_t k = 0; k < steps.size(); ++k) {
     const bool first = starts_newton_schulz_gram(k);
     if (k > 0 && first) {
-      ops::matrix_product_out(next, q, x);
+      large_product_out(next, q, x);
       std::swap(x, next);
     }
     if (first) symmetric_product_out(r, x, x.t());
@@ -121,7 +121,7 @@ Tensor iterate_gram(Tensor x, const std::vector<OddPolynomial>& steps) {
       symmetric_product_out(r, p, scratch);
     }
   }
-  ops::matrix_product_out(next, q, x);
+  large_product_out(next, q, x);
   return next;
 }
 

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/ops/block_gemm.h"
 #include "core/ops/cpu_rows.h"
+#include "core/ops/tile_product.h"
 #include "core/text.h"
 
 namespace strata {
@@ -96,7 +97,9 @@ void symmetric_product_out(const Tensor& to, const Tensor& a, const Tensor& b, b
                    to.sizes() == Shape({a.size(0), a.size(0)}) && to.is_contiguous(),
                cat("symmetric_product: ", shape_text(a.sizes()), " times ", shape_text(b.sizes()),
                    " into ", shape_text(to.sizes())));
-  if (to.is_cpu() && to.scalar_type() == at::kFloat) {
+  if (ops::takes_tile_product(a, b)) {
+    ops::tile_product_out(to, a, b, {.beta = accumulate ? 1. : 0., .symmetric = true}, to);
+  } else if (to.is_cpu() && to.scalar_type() == at::kFloat) {
     lower_half<float>(to, a, b, accumulate);
   } else if (to.is_cpu() && to.scalar_type() == at::kDouble) {
     lower_half<double>(to, a, b, accumulate);

@@ -7,7 +7,30 @@
 #include <numeric>
 #include <vector>
 
+// MKL's, which LibTorch's wheel for x86 contains; null elsewhere.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+
 namespace strata {
+namespace each_piece_detail {
+
+// One thread for LAPACK as well, in this scope and on this thread. LibTorch tells MKL to use as
+// many as itself whatever it is called from, and MKL's QR then waits for the others of its team for
+// ever: a region within a region has one thread.
+class OneThreadOfMkl {
+ public:
+  OneThreadOfMkl()
+      : before_(MKL_Set_Num_Threads_Local != nullptr ? MKL_Set_Num_Threads_Local(1) : 0) {}
+  ~OneThreadOfMkl() {
+    if (MKL_Set_Num_Threads_Local != nullptr) MKL_Set_Num_Threads_Local(before_);
+  }
+  OneThreadOfMkl(const OneThreadOfMkl&) = delete;
+  OneThreadOfMkl& operator=(const OneThreadOfMkl&) = delete;
+
+ private:
+  int before_;
+};
+
+}  // namespace each_piece_detail
 
 void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule, Threads kind,
                     const std::function<void(Piece&)>& update) {
@@ -30,6 +53,7 @@ void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule, Threads kin
   std::atomic<size_t> next = 0;
   // All threads take part, even with nothing to do: libraries called within then use one.
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    const each_piece_detail::OneThreadOfMkl one;
     for (int64_t thread = begin; thread < end; ++thread) {
       for (size_t i = next++; i < order.size(); i = next++) update(pieces[order[i]]);
     }

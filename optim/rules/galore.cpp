@@ -9,7 +9,7 @@
 #include "core/config/visitor.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "core/ops/matrix_product.h"
+#include "optim/matrix/large_product.h"
 #include "optim/matrix/subspace.h"
 #include "optim/rules/each_piece.h"
 
@@ -52,12 +52,12 @@ struct State {
     if (on.right) B = state[on.left ? 3 : 2];
   }
   Tensor project(const Tensor& g) const {
-    const Tensor low = A.defined() ? ops::matrix_product(A.t(), g) : g;
-    return B.defined() ? ops::matrix_product(low, B.t()) : low;
+    const Tensor low = A.defined() ? large_product(A.t(), g) : g;
+    return B.defined() ? large_product(low, B.t()) : low;
   }
   Tensor back(const Tensor& x) const {
-    const Tensor wide = A.defined() ? ops::matrix_product(A, x) : x;
-    return B.defined() ? ops::matrix_product(wide, B) : wide;
+    const Tensor wide = A.defined() ? large_product(A, x) : x;
+    return B.defined() ? large_product(wide, B) : wide;
   }
 };
 
@@ -119,7 +119,7 @@ class Galore final : public UpdateRule {
   }
 
   void refresh(const Piece& piece, State& s, const Tensor& grad, int64_t updates) const {
-    const Rng random(static_cast<uint64_t>(updates), "galore", piece.name);
+    const Rng random(static_cast<uint64_t>(updates), "galore", piece.matrix_name());
     const int64_t r = rank(grad.size(0), grad.size(1));
     const Tensor u = s.A.defined() ? leading_vectors(grad, r, method_, random) : Tensor();
     const Tensor v = s.B.defined() ? leading_vectors(grad.t(), r, method_, random) : Tensor();
@@ -130,14 +130,14 @@ class Galore final : public UpdateRule {
     const bool rotate = c_.on_refresh == "rotate" && updates > 0;
     if (u.defined()) {
       const Tensor found = u.to(s.A.scalar_type());
-      if (rotate) s.m.copy_(ops::matrix_product(ops::matrix_product(found.t(), s.A), s.m));
+      if (rotate) s.m.copy_(large_product(large_product(found.t(), s.A), s.m));
       s.A.copy_(found);
     } else if (s.A.defined() && updates == 0) {
       s.A.copy_(at::eye(s.A.size(0), s.A.size(1), s.A.options()));
     }
     if (v.defined()) {
       const Tensor found = v.to(s.B.scalar_type());
-      if (rotate) s.m.copy_(ops::matrix_product(s.m, ops::matrix_product(s.B, found)));
+      if (rotate) s.m.copy_(large_product(s.m, large_product(s.B, found)));
       s.B.copy_(found.t());
     } else if (s.B.defined() && updates == 0) {
       s.B.copy_(at::eye(s.B.size(0), s.B.size(1), s.B.options()));

@@ -1,8 +1,8 @@
 #include "optim/rules/soap.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/argsort.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_qr.h>
@@ -15,8 +15,9 @@
 
 #include "core/config/visitor.h"
 #include "core/error.h"
-#include "core/ops/matrix_product.h"
 #include "core/rng.h"
+#include "optim/matrix/large_product.h"
+#include "optim/matrix/orthogonal_factor.h"
 #include "optim/matrix/symmetric_product.h"
 #include "optim/matrix/tiles.h"
 #include "optim/rules/each_piece.h"
@@ -49,24 +50,9 @@ namespace soap_detail {
 
 constexpr double kMaxFailures = 3;
 
-// The name alone decides, so that the phase does not depend on who computes.
-int64_t phase_of(std::string_view name, int64_t frequency) {
-  return static_cast<int64_t>(fnv1a64(name) % static_cast<uint64_t>(frequency));
-}
-
-// |Q^T Q - I| of `q` [n, n] is at most 1e-3 as far as four vectors of signs show it, at a small
-// part of the cost of Q^T Q: an error of that size in one entry moves them by as much. Also false
-// for a q that is not finite.
-bool is_orthogonal(const Tensor& q) {
-  constexpr int64_t kVectors = 4;
-  const int64_t n = q.size(0);
-  const Rng signs(0, "soap", "orthogonality");
-  Tensor z = at::empty({n, kVectors}, at::TensorOptions().dtype(at::kFloat));
-  for (int64_t i = 0; i < z.numel(); ++i)
-    z.mutable_data_ptr<float>()[i] = signs.word(static_cast<uint64_t>(i)) & 1 ? 1.f : -1.f;
-  z = z.to(q.options());
-  const Tensor back = ops::matrix_product(q.t(), ops::matrix_product(q, z));
-  return (back - z).abs().max().item<double>() <= 1e-3;
+// The matrix alone decides, so that the phase does not depend on who computes.
+int64_t phase_of(const Piece& piece, int64_t frequency) {
+  return static_cast<int64_t>(fnv1a64(piece.matrix_name()) % static_cast<uint64_t>(frequency));
 }
 
 template <class Decompose>
@@ -104,12 +90,12 @@ struct State {
   Tensor m, v, L, Q_L, R, Q_R;
 
   Tensor into_basis(const Tensor& x) const {
-    const Tensor left = Q_L.defined() ? ops::matrix_product(Q_L.t(), x) : x;
-    return Q_R.defined() ? ops::matrix_product(left, Q_R) : left;
+    const Tensor left = Q_L.defined() ? large_product(Q_L.t(), x) : x;
+    return Q_R.defined() ? large_product(left, Q_R) : left;
   }
   Tensor out_of_basis(const Tensor& x) const {
-    const Tensor left = Q_L.defined() ? ops::matrix_product(Q_L, x) : x;
-    return Q_R.defined() ? ops::matrix_product(left, Q_R.t()) : left;
+    const Tensor left = Q_L.defined() ? large_product(Q_L, x) : x;
+    return Q_R.defined() ? large_product(left, Q_R.t()) : left;
   }
 };
 
@@ -258,7 +244,7 @@ class Soap final : public UpdateRule {
 
   bool refreshes(const Piece& piece, int64_t t) const {
     const int64_t f = c_.precondition_frequency;
-    return (t + (c_.stagger ? phase_of(piece.name, f) : 0)) % f == 0;
+    return (t + (c_.stagger ? phase_of(piece, f) : 0)) % f == 0;
   }
 
   void refresh(const Piece& piece, std::vector<State>& tiles) const {
@@ -288,21 +274,22 @@ class Soap final : public UpdateRule {
   static void turn_to(const Tensor& found, const Tensor& q, Tensor& m, int64_t dim) {
     const Tensor x = dim == 0 ? m : m.t();
     const bool bracket = x.size(0) <= x.size(1);
-    const Tensor turned = bracket ? ops::matrix_product(ops::matrix_product(found.t(), q), x)
-                                  : ops::matrix_product(found.t(), ops::matrix_product(q, x));
+    const Tensor turned = bracket ? large_product(large_product(found.t(), q), x)
+                                  : large_product(found.t(), large_product(q, x));
     m.copy_(dim == 0 ? turned : turned.t());
   }
 
   // False: q, v and m are as they were.
   bool refresh_side(const Tensor& factor, Tensor& q, State& s, int64_t dim) const {
-    Tensor sq = ops::matrix_product(factor, q);
+    const Tensor sq = large_product(factor, q);
     // The diagonal of Q^T S Q. Sorting the columns of Q sorts those of S Q.
-    const Tensor order = at::argsort((q * sq).sum(0), /*stable=*/true, /*dim=*/0,
-                                     /*descending=*/true);
-    const std::optional<Tensor> found = orthogonal_factor(sq.index_select(1, order));
+    const Tensor sizes = (q * sq).sum(0);
+    const Tensor order = at::argsort(sizes, /*stable=*/true, /*dim=*/0, /*descending=*/true);
+    const bool sorted = order.equal(at::arange(order.numel(), order.options()));
+    const std::optional<Tensor> found = orthogonal_factor(sorted ? sq : sq.index_select(1, order));
     if (!found) return false;
     turn_to(*found, q, s.m, dim);
-    s.v.copy_(s.v.index_select(dim, order));
+    if (!sorted) s.v.copy_(s.v.index_select(dim, order));
     q.copy_(*found);
     return true;
   }

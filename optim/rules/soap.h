@@ -26,6 +26,8 @@ namespace strata {
 // fails too the old basis stays, and the third time in a row is a NumericError naming the
 // parameter.
 //
+// With `stagger` matrix i of a parameter refreshes in a phase that its name and i decide.
+//
 // State: m, v [p, q]; with a left factor L, Q_L [p, p], with a right one R, Q_R [q, q]; with any
 // failed_refreshes [1], the failures in a row. With block > 0 all of this holds for tiles of
 // block x block (smaller at the edges); their factors lie one after another, row of tiles by row of

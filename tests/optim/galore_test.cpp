@@ -25,6 +25,9 @@ namespace {
 using testing::Played;
 using testing::relative;
 
+class Subspace : public testing::Seeded {};
+class Galore : public testing::Seeded {};
+
 const at::TensorOptions kDoubles = at::TensorOptions().dtype(at::kDouble);
 
 GaloreConfig small(const std::string& type = "std") {
@@ -39,7 +42,7 @@ Tensor decaying(int64_t p, int64_t q) {
   return (u * at::linspace(0, 1 - n, n, kDoubles).exp2()).mm(v.t()).contiguous();
 }
 
-TEST(Subspace, EveryMethodFindsTheSingularVectors) {
+TEST_F(Subspace, EveryMethodFindsTheSingularVectors) {
   const Rng random(1, "galore", "w");
   for (const auto& [p, q] :
        std::vector<std::pair<int64_t, int64_t>>{{12, 12}, {13, 30}, {30, 13}}) {
@@ -63,7 +66,7 @@ TEST(Subspace, EveryMethodFindsTheSingularVectors) {
   }
 }
 
-TEST(Subspace, TheFirstOfEqualEntriesIsPositive) {
+TEST_F(Subspace, TheFirstOfEqualEntriesIsPositive) {
   const Rng random(1, "galore", "w");
   const Tensor x = testing::matrix(2, 2, {1, -1, -1, 1});
   for (const char* name : {"gram", "full"}) {
@@ -73,7 +76,7 @@ TEST(Subspace, TheFirstOfEqualEntriesIsPositive) {
   }
 }
 
-TEST(Subspace, ThereIsNoneOfZerosAndOfNan) {
+TEST_F(Subspace, ThereIsNoneOfZerosAndOfNan) {
   const Rng random(1, "galore", "w");
   Tensor x = at::zeros({5, 7}, kDoubles);
   for (const char* name : {"gram", "full", "randomized"}) {
@@ -87,7 +90,7 @@ TEST(Subspace, ThereIsNoneOfZerosAndOfNan) {
 }
 
 // Rank 1 in a matrix of rank 1 (and a rank of 3 asked for): columns stay orthonormal.
-TEST(Subspace, ColumnsAreOrthonormalWhereTheRankIsSmaller) {
+TEST_F(Subspace, ColumnsAreOrthonormalWhereTheRankIsSmaller) {
   const Rng random(1, "galore", "w");
   for (const auto& [p, q] :
        std::vector<std::pair<int64_t, int64_t>>{{20, 12}, {12, 20}, {12, 12}}) {
@@ -100,7 +103,7 @@ TEST(Subspace, ColumnsAreOrthonormalWhereTheRankIsSmaller) {
   }
 }
 
-TEST(Galore, GoldenTrace) {
+TEST_F(Galore, GoldenTrace) {
   testing::expect_trace(*make_galore({.rank = 1, .update_proj_gap = 2}),
                         {{0.501313974322, -0.252126055113, 0.098685755677, 0.302126491984},
                          {0.500944772557, -0.251528674109, 0.098294321896, 0.302759845147},
@@ -109,7 +112,7 @@ TEST(Galore, GoldenTrace) {
 }
 
 // Weights and projectors, by every exact way to find the subspace.
-TEST(Galore, FollowsTheAuthorsCode) {
+TEST_F(Galore, FollowsTheAuthorsCode) {
   for (const std::string type : {"std", "left", "right"}) {
     for (const std::string svd : {"gram", "full"}) {
       GaloreConfig c = small(type);
@@ -127,7 +130,7 @@ TEST(Galore, FollowsTheAuthorsCode) {
   }
 }
 
-TEST(Galore, ShapesOfTheState) {
+TEST_F(Galore, ShapesOfTheState) {
   const auto shapes = [](const std::string& type, Shape shape) {
     std::string all;
     GaloreConfig c{.proj_type = type, .rank = 2};
@@ -147,7 +150,7 @@ TEST(Galore, ShapesOfTheState) {
 }
 
 // With the projector forced to I, full rank and scale 1: Adam with eps before the correction.
-TEST(Galore, IsAdamInAllDirections) {
+TEST_F(Galore, IsAdamInAllDirections) {
   for (const std::string type : {"left", "right", "full"}) {
     const auto rule = make_galore(
         {.proj_type = type, .rank = 6, .update_proj_gap = 100, .scale = 1, .weight_decay = .1});
@@ -167,7 +170,7 @@ TEST(Galore, IsAdamInAllDirections) {
 }
 
 // G = s u v^T: the first direction is scale sign(u_i) v_j, up to eps.
-TEST(Galore, FirstDirectionOfRankOne) {
+TEST_F(Galore, FirstDirectionOfRankOne) {
   const Tensor u = at::randn({9, 1}, kDoubles), v = at::randn({1, 5}, kDoubles);
   const auto rule = make_galore({.rank = 1, .eps = 1e-12});
   Played one(*rule, at::zeros({9, 5}, kDoubles));
@@ -176,7 +179,7 @@ TEST(Galore, FirstDirectionOfRankOne) {
 }
 
 // In all directions, m says the same after any number of refreshes.
-TEST(Galore, RotateKeepsWhatTheMomentSays) {
+TEST_F(Galore, RotateKeepsWhatTheMomentSays) {
   for (const std::string type : {"left", "right", "full"}) {
     GaloreConfig c = small(type);
     c.rank = 6;
@@ -201,7 +204,7 @@ TEST(Galore, RotateKeepsWhatTheMomentSays) {
 }
 
 // After a reset everything is as in a run that begins there.
-TEST(Galore, ResetBeginsAnew) {
+TEST_F(Galore, ResetBeginsAnew) {
   GaloreConfig c = small();
   c.on_refresh = "reset";
   const auto rule = make_galore(c);
@@ -216,7 +219,7 @@ TEST(Galore, ResetBeginsAnew) {
   }
 }
 
-TEST(Galore, NanNeverEntersAProjector) {
+TEST_F(Galore, NanNeverEntersAProjector) {
   for (const std::string type : {"std", "full"}) {
     GaloreConfig c = small(type);
     c.rank = 3;
@@ -237,7 +240,7 @@ TEST(Galore, NanNeverEntersAProjector) {
 }
 
 // Vectors as matrices, zeros, a rank above the smaller side, 16-bit copies, fp32.
-TEST(Galore, EdgeCases) {
+TEST_F(Galore, EdgeCases) {
   for (const std::string type : {"std", "reverse_std", "full"}) {
     const auto rule =
         make_galore({.proj_type = type, .rank = 5, .update_proj_gap = 2, .weight_decay = .1});
@@ -264,7 +267,7 @@ TEST(Galore, EdgeCases) {
   }
 }
 
-TEST(Galore, ReadsItsKeysFromARunFile) {
+TEST_F(Galore, ReadsItsKeysFromARunFile) {
   ConfigReader reader;
   reader.add_ini("[optim]\nrank = 0\nupdate_proj_gap = 5\nsvd = gram\n", "run.ini");
   reader.begin_section("optim", "");

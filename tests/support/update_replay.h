@@ -1,5 +1,6 @@
 #pragma once
 // Plays an update rule on recorded gradients. Only for optim_test, which knows STRATA_GOLDEN_DIR.
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -17,6 +18,12 @@
 
 namespace strata::testing {
 
+// at::randn gives the same numbers whichever tests run before.
+class Seeded : public ::testing::Test {
+ protected:
+  void SetUp() override { at::manual_seed(1); }
+};
+
 // One matrix and its state; update() is what the DistributedOptimizer does.
 struct Played {
   const UpdateRule& rule;
@@ -24,6 +31,7 @@ struct Played {
   std::vector<StateSlot> slots;
   std::vector<Tensor> state;
   int64_t updates = 0;
+  int64_t index = 0;
 
   Played(const UpdateRule& r, const Tensor& start) : rule(r), weights(start.clone()) {
     slots = rule.state_slots(start.sizes().vec(), start.scalar_type());
@@ -39,6 +47,7 @@ struct Played {
   }
   Piece piece(const Tensor& grad, double lr, double grad_scale = 1, const Tensor& rounded = {}) {
     return {.name = "w",
+            .index = index,
             .weights = weights,
             .grad = grad,
             .rounded = rounded,

@@ -1,0 +1,82 @@
+#include "optim/matrix/orthogonal_factor.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_solve_triangular.h>
+#include <ATen/ops/linalg_vector_norm.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/ops/matrix_product.h"
+#include "core/rng.h"
+#include "optim/matrix/large_product.h"
+#include "optim/matrix/symmetric_product.h"
+
+namespace strata {
+namespace orthogonal_factor_detail {
+
+// both: a Gram matrix [k, k] = L L^T above rows X [n, k]. They become L (with something above the
+// diagonal) and X L^-T, some columns at a time. False: not positive definite.
+bool divide_by_cholesky_factor(const Tensor& both, int64_t k) {
+  constexpr int64_t kColumns = 512;
+  for (int64_t begin = 0; begin < k; begin += kColumns) {
+    const int64_t columns = std::min(kColumns, k - begin), rows = both.size(0) - begin;
+    const Tensor own = both.narrow(0, begin, rows).narrow(1, begin, columns);
+    if (begin > 0) {
+      const Tensor left = both.narrow(0, begin, rows).narrow(1, 0, begin);
+      subtract_large_product(own, left, left.narrow(0, 0, columns).t());
+    }
+    const auto [factor, info] = at::linalg_cholesky_ex(own.narrow(0, 0, columns));
+    if (info.item<int64_t>() != 0) return false;
+    const Tensor inverse =
+        at::linalg_solve_triangular(factor, at::eye(columns, both.options()), /*upper=*/false);
+    own.narrow(0, 0, columns).copy_(factor);
+    const Tensor below = own.narrow(0, columns, rows - columns);
+    below.copy_(large_product(below, inverse.t()));
+  }
+  return true;
+}
+
+}  // namespace orthogonal_factor_detail
+
+bool is_orthogonal(const Tensor& q, double bound) {
+  constexpr int64_t kVectors = 4;
+  const int64_t k = q.size(1);
+  const Rng signs(0, "soap", "orthogonality");
+  Tensor z = at::empty({k, kVectors}, at::TensorOptions().dtype(at::kFloat));
+  for (int64_t i = 0; i < z.numel(); ++i)
+    z.mutable_data_ptr<float>()[i] = signs.word(static_cast<uint64_t>(i)) & 1 ? 1.f : -1.f;
+  z = z.to(q.options());
+  const Tensor back = ops::matrix_product(q.t(), ops::matrix_product(q, z));
+  return (back - z).abs().max().item<double>() <= bound;
+}
+
+std::optional<Tensor> orthogonal_factor_by_gram(const Tensor& x) {
+  const int64_t k = x.size(1);
+  const double rounding = x.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
+                                                         : std::numeric_limits<float>::epsilon();
+  // Squares in fp64: those of small fp32 entries are zero.
+  const Tensor lengths = at::linalg_vector_norm(x, 2, at::IntArrayRef{0}, false, at::kDouble);
+  const double least = lengths.min().item<double>(), most = lengths.max().item<double>();
+  if (!(least > 0) || !std::isfinite(most)) return std::nullopt;
+  Tensor q = x * lengths.reciprocal().to(x.scalar_type());
+  for (const int round : {0, 1}) {
+    const Tensor gram = symmetric_product(q.t(), q);
+    const double away = (gram - at::eye(k, gram.options())).abs().max().item<double>();
+    if (!std::isfinite(away)) return std::nullopt;
+    if (away <= 100 * rounding) return q;
+    if (round == 1 && away > .1) return std::nullopt;
+    const Tensor both = at::cat({gram, q}, 0);
+    if (!orthogonal_factor_detail::divide_by_cholesky_factor(both, k)) return std::nullopt;
+    q = both.narrow(0, k, x.size(0)).contiguous();
+  }
+  if (!is_orthogonal(q)) return std::nullopt;
+  return q;
+}
+
+}  // namespace strata
