@@ -10,19 +10,14 @@
 // soap: between refreshes of the bases; soap-refresh, galore-refresh (exact) and galore-randomized:
 // every update refreshes. Gradients are drawn anew for each update, outside the time.
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <time.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include "bench/matrix_updates.h"
 #include "core/config/reader.h"
 #include "core/error.h"
-#include "core/rng.h"
 #include "core/text.h"
 #include "optim/rules/adamw.h"
 #include "optim/rules/galore.h"
@@ -71,68 +66,27 @@ std::unique_ptr<UpdateRule> rule_of(const std::string& what) {
                     "galore-randomized");
 }
 
-double processor_ms() {
-  timespec t{};
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return 1e3 * static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_nsec);
-}
-
-struct Matrix {
-  std::string name;
-  Tensor weights, grad;
-  std::vector<Tensor> state;
-};
-
-std::vector<Matrix> matrices(const UpdateRule& rule, int64_t layers) {
+std::vector<bench::UpdatedMatrix> matrices(const UpdateRule& rule, int64_t layers) {
   const std::vector<std::pair<std::string, Shape>> shapes{
       {"q", {768, 768}},     {"k", {768, 768}},   {"v", {768, 768}},    {"o", {768, 768}},
       {"gate", {2048, 768}}, {"up", {2048, 768}}, {"down", {768, 2048}}};
-  const auto on = at::TensorOptions().dtype(at::kFloat);
-  std::vector<Matrix> out;
+  std::vector<bench::UpdatedMatrix> out;
   for (int64_t layer = 0; layer < layers; ++layer) {
-    for (const auto& [name, shape] : shapes) {
-      Matrix m{cat("layers.", layer, ".", name), at::zeros(shape, on), at::empty(shape, on), {}};
-      for (const StateSlot& slot : rule.state_slots(shape, at::kFloat))
-        m.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
-      out.push_back(std::move(m));
-    }
+    for (const auto& [name, shape] : shapes)
+      out.push_back(bench::make_matrix(cat("layers.", layer, ".", name), shape, rule));
   }
   return out;
 }
 
 void run(const Arguments& a) {
   const auto rule = rule_of(a.what);
-  std::vector<Matrix> all = matrices(*rule, a.layers);
-  std::vector<double> ms, cpu_ms;
-  constexpr int64_t kWarmUp = 2;  // the first update of SOAP and GaLore finds the bases
-  for (int64_t step = 0; step < kWarmUp + a.steps; ++step) {
-    std::vector<Piece> pieces;
-    for (Matrix& m : all) {
-      Rng(static_cast<uint64_t>(step), "bench", m.name)
-          .fill_normal(0, m.grad.numel(), m.grad.mutable_data_ptr<float>());
-      pieces.push_back({.name = m.name,
-                        .weights = m.weights,
-                        .grad = m.grad,
-                        .state = m.state,
-                        .grad_scale = .5,
-                        .lr = 1e-3,
-                        .decay = rule->weight_decay()});
-    }
-    const double cpu_begin = processor_ms();
-    const auto begin = std::chrono::steady_clock::now();
-    rule->update(pieces, step);
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
-    if (step < kWarmUp) continue;
-    ms.push_back(took.count());
-    cpu_ms.push_back(processor_ms() - cpu_begin);
-  }
-  std::sort(ms.begin(), ms.end());
-  std::sort(cpu_ms.begin(), cpu_ms.end());
+  std::vector<bench::UpdatedMatrix> all = matrices(*rule, a.layers);
+  const bench::UpdateTime time = bench::time_updates(*rule, all, a.steps);
   std::printf(
       "{\"name\": \"optimizers\", \"case\": \"%s\", \"layers\": %lld, \"threads\": %d, \"ms\": "
       "%.1f, \"cpu_ms\": %.1f}\n",
-      a.what.c_str(), static_cast<long long>(a.layers), at::get_num_threads(), ms[ms.size() / 2],
-      cpu_ms[cpu_ms.size() / 2]);
+      a.what.c_str(), static_cast<long long>(a.layers), at::get_num_threads(), time.ms,
+      time.cpu_ms);
 }
 
 }  // namespace strata::optimizers_bench

@@ -8,9 +8,6 @@
 // planned, measured: work of the busiest owner over the mean. SOAP and GaLore: mean update, with
 // its share of a refresh.
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -18,9 +15,9 @@
 #include <string>
 #include <vector>
 
+#include "bench/matrix_updates.h"
 #include "core/config/reader.h"
 #include "core/error.h"
-#include "core/rng.h"
 #include "core/text.h"
 #include "models/register.h"
 #include "optim/optimizer_plan.h"
@@ -84,51 +81,12 @@ Rules rules_of(const std::string& name) {
   throw ConfigError("--rule", name, "muon, soap, galore");
 }
 
-double processor_ms() {
-  timespec t{};
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return 1e3 * static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_nsec);
-}
-
-struct Matrix {
-  std::string name;
-  Tensor weights, grad;
-  std::vector<Tensor> state;
-};
-
-// Median time of an update of these matrices.
-double update_ms(const UpdateRule& rule, std::vector<Matrix>& matrices, int64_t rounds) {
-  constexpr int64_t kWarmUp = 2;  // the first update of SOAP and GaLore finds the bases
-  std::vector<double> ms;
-  for (int64_t step = 0; step < kWarmUp + rounds; ++step) {
-    std::vector<Piece> pieces;
-    for (Matrix& m : matrices) {
-      pieces.push_back({.name = m.name,
-                        .weights = m.weights,
-                        .grad = m.grad,
-                        .state = m.state,
-                        .lr = 1e-3,
-                        .decay = rule.weight_decay()});
-    }
-    const double begin = processor_ms();
-    rule.update(pieces, step);
-    if (step >= kWarmUp) ms.push_back(processor_ms() - begin);
-  }
-  std::sort(ms.begin(), ms.end());
-  return ms[ms.size() / 2];
-}
-
-std::vector<Matrix> owned_by(int owner, const OptimizerPlan& plan, const UpdateRule& rule) {
-  const auto on = at::TensorOptions().dtype(at::kFloat);
-  std::vector<Matrix> out;
+std::vector<bench::UpdatedMatrix> owned_by(int owner, const OptimizerPlan& plan,
+                                           const UpdateRule& rule) {
+  std::vector<bench::UpdatedMatrix> out;
   for (const MatrixAssignment& a : plan.matrices) {
-    if (a.owners.front() != owner) continue;
-    const Shape shape{a.rows, a.cols};
-    Matrix m{a.parameter, at::zeros(shape, on), at::empty(shape, on), {}};
-    Rng(1, "bench", m.name).fill_normal(0, m.grad.numel(), m.grad.mutable_data_ptr<float>());
-    for (const StateSlot& slot : rule.state_slots(shape, at::kFloat))
-      m.state.push_back(at::zeros(slot.shape, on.dtype(slot.dtype)));
-    out.push_back(std::move(m));
+    if (a.owners.front() == owner)
+      out.push_back(bench::make_matrix(a.parameter, {a.rows, a.cols}, rule));
   }
   return out;
 }
@@ -156,10 +114,10 @@ void run(const Arguments& a) {
                                               set, ManagerOptions{}, {});
     std::vector<double> ms;
     for (int owner = 0; owner < owners; ++owner) {
-      std::vector<Matrix> mine = owned_by(owner, plan, *rules.between);
-      double mean = update_ms(*rules.between, mine, a.rounds);
+      std::vector<bench::UpdatedMatrix> mine = owned_by(owner, plan, *rules.between);
+      double mean = bench::time_updates(*rules.between, mine, a.rounds).cpu_ms;
       if (rules.refreshing) {
-        const double refresh = update_ms(*rules.refreshing, mine, a.rounds);
+        const double refresh = bench::time_updates(*rules.refreshing, mine, a.rounds).cpu_ms;
         mean += (refresh - mean) / rules.period;
       }
       ms.push_back(mean);

@@ -96,7 +96,7 @@ STRATA_TILE_TARGET inline __m256i upper_halves(__m512i x) {
 }
 
 // Sixteen values into three parts, by cutting off: exact.
-STRATA_TILE_TARGET inline void split(__m512 x, __m512i out[3]) {
+STRATA_TILE_TARGET inline void split(__m512 x, __m512i out[kParts]) {
   const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   out[0] = _mm512_and_si512(_mm512_castps_si512(x), mask);
   const __m512 rest = _mm512_sub_ps(x, _mm512_castsi512_ps(out[0]));
@@ -112,7 +112,7 @@ STRATA_TILE_TARGET void pack_rows(const float* from, int64_t stride, int64_t row
   };
   const __mmask16 low = mask_of(depth), high = mask_of(depth - 16);
   for (int64_t r = 0; r < rows; ++r) {
-    __m512i a[3], b[3];
+    __m512i a[kParts], b[kParts];
     split(_mm512_maskz_loadu_ps(low, from + r * stride), a);
     split(_mm512_maskz_loadu_ps(high, from + r * stride + 16), b);
     for (int p = 0; p < kParts; ++p) {
@@ -128,7 +128,7 @@ STRATA_TILE_TARGET void pack_pairs(const float* from, int64_t stride, int64_t ro
                                    uint16_t* to) {
   const auto mask = static_cast<__mmask16>((1U << rows) - 1);
   for (int64_t k = 0; k < depth; k += 2) {
-    __m512i a[3], b[3];
+    __m512i a[kParts], b[kParts];
     split(_mm512_maskz_loadu_ps(mask, from + k * stride), a);
     split(_mm512_maskz_loadu_ps(k + 1 < depth ? mask : __mmask16{0},
                                 from + (k + 1 < depth ? k + 1 : k) * stride),
@@ -144,7 +144,7 @@ STRATA_TILE_TARGET void pack_pairs(const float* from, int64_t stride, int64_t ro
 // pairs: tiles are to lie in pairs of k.
 void pack(const Source& s, const Packed& out, bool pairs) {
   for_blocks(out.row_tiles, 2, [&](int64_t, int64_t begin, int64_t end) {
-    alignas(64) uint16_t turned[3 * kTile];
+    alignas(64) uint16_t turned[kParts * kTile];
     for (int64_t row = begin; row < end; ++row) {
       const int64_t rows = std::clamp<int64_t>(s.rows - row * kSide, 0, kSide);
       for (int64_t step = 0; step < out.depth_tiles; ++step) {
@@ -189,7 +189,7 @@ STRATA_TILE_TARGET void run_steps(const uint16_t* a, int64_t a_down, const uint1
     _tile_loadd(6, b + part * kTile, 64);
     _tile_loadd(7, b + b_down + part * kTile, 64);
   };
-  for (int64_t k = 0; k < steps; ++k, a += 3 * kTile, b += 3 * kTile) {
+  for (int64_t k = 0; k < steps; ++k, a += kParts * kTile, b += kParts * kTile) {
     load_a(0);
     load_b(2);
     STRATA_FOUR_PRODUCTS();
@@ -264,7 +264,6 @@ void product(const Packed& a, const Packed& b, const Result& o, bool symmetric) 
                         std::min(kPer, b.row_tiles - n * kPer)});
     }
   }
-  const int64_t most = kSteps;
   const auto work = [&](int64_t task, float* c) {
     const Block own = blocks[static_cast<size_t>(task)];
     const auto for_pairs = [&](auto&& f) {
@@ -276,8 +275,8 @@ void product(const Packed& a, const Packed& b, const Result& o, bool symmetric) 
       }
     };
     begin_tiles();
-    for (int64_t step = 0; step < a.depth_tiles; step += most) {
-      const int64_t steps = std::min(most, a.depth_tiles - step);
+    for (int64_t step = 0; step < a.depth_tiles; step += kSteps) {
+      const int64_t steps = std::min(kSteps, a.depth_tiles - step);
       for_pairs(
           [&](int64_t row, int64_t column, float* at) { run(a, b, row, column, step, steps, at); });
     }

@@ -1,6 +1,5 @@
 #include "optim/matrix/large_product.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
 #include "core/ops/matrix_product.h"
@@ -17,13 +16,6 @@ Tensor large_product(const Tensor& a, const Tensor& b) {
   Tensor to = at::empty({a.size(0), b.size(1)}, a.options());
   large_product_out(to, a, b);
   return to;
-}
-
-void subtract_large_product(const Tensor& to, const Tensor& a, const Tensor& b) {
-  if (ops::takes_tile_product(a, b))
-    return ops::tile_product_out(to, a, b, {.alpha = -1, .beta = 1}, to);
-  Tensor out = to;
-  out.sub_(ops::matrix_product(a, b));
 }
 
 }  // namespace strata

@@ -12,7 +12,5 @@ namespace strata {
 Tensor large_product(const Tensor& a, const Tensor& b);
 // Into `to` [M, N], whose rows are dense and which is neither a nor b.
 void large_product_out(const Tensor& to, const Tensor& a, const Tensor& b);
-// to - a b
-void subtract_large_product(const Tensor& to, const Tensor& a, const Tensor& b);
 
 }  // namespace strata

@@ -1,7 +1,6 @@
 #include "optim/matrix/orthogonal_factor.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
@@ -18,32 +17,6 @@
 #include "optim/matrix/symmetric_product.h"
 
 namespace strata {
-namespace orthogonal_factor_detail {
-
-// both: a Gram matrix [k, k] = L L^T above rows X [n, k]. They become L (with something above the
-// diagonal) and X L^-T, some columns at a time. False: not positive definite.
-bool divide_by_cholesky_factor(const Tensor& both, int64_t k) {
-  constexpr int64_t kColumns = 512;
-  for (int64_t begin = 0; begin < k; begin += kColumns) {
-    const int64_t columns = std::min(kColumns, k - begin), rows = both.size(0) - begin;
-    const Tensor own = both.narrow(0, begin, rows).narrow(1, begin, columns);
-    if (begin > 0) {
-      const Tensor left = both.narrow(0, begin, rows).narrow(1, 0, begin);
-      subtract_large_product(own, left, left.narrow(0, 0, columns).t());
-    }
-    const auto [factor, info] = at::linalg_cholesky_ex(own.narrow(0, 0, columns));
-    if (info.item<int64_t>() != 0) return false;
-    const Tensor inverse =
-        at::linalg_solve_triangular(factor, at::eye(columns, both.options()), /*upper=*/false);
-    own.narrow(0, 0, columns).copy_(factor);
-    const Tensor below = own.narrow(0, columns, rows - columns);
-    below.copy_(large_product(below, inverse.t()));
-  }
-  return true;
-}
-
-}  // namespace orthogonal_factor_detail
-
 bool is_orthogonal(const Tensor& q, double bound) {
   constexpr int64_t kVectors = 4;
   const int64_t k = q.size(1);
@@ -71,9 +44,11 @@ std::optional<Tensor> orthogonal_factor_by_gram(const Tensor& x) {
     if (!std::isfinite(away)) return std::nullopt;
     if (away <= 100 * rounding) return q;
     if (round == 1 && away > .1) return std::nullopt;
-    const Tensor both = at::cat({gram, q}, 0);
-    if (!orthogonal_factor_detail::divide_by_cholesky_factor(both, k)) return std::nullopt;
-    q = both.narrow(0, k, x.size(0)).contiguous();
+    const auto [factor, info] = at::linalg_cholesky_ex(gram);
+    if (info.item<int64_t>() != 0) return std::nullopt;
+    const Tensor inverse =
+        at::linalg_solve_triangular(factor, at::eye(k, gram.options()), /*upper=*/false);
+    q = large_product(q, inverse.t());
   }
   if (!is_orthogonal(q)) return std::nullopt;
   return q;

@@ -1,7 +1,7 @@
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/table.h"
 #include "core/text.h"
 #include "parallel/checkpoint/inspect.h"
 
@@ -9,25 +9,6 @@ namespace strata {
 namespace inspect_text_detail {
 
 using Table = std::vector<std::vector<std::string>>;
-
-// Columns padded with two spaces between them; the first row is the heading.
-std::string table_text(const Table& rows) {
-  std::vector<size_t> width;
-  for (const auto& row : rows) {
-    width.resize(std::max(width.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
-  }
-  std::string out;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      line += row[i];
-      if (i + 1 < row.size()) line.append(width[i] - row[i].size() + 2, ' ');
-    }
-    out += line + "\n";
-  }
-  return out;
-}
 
 std::string short_number(double value) {
   char text[32];
@@ -64,7 +45,7 @@ std::string list_text(const std::vector<CheckpointRow>& rows) {
                      bytes_text(static_cast<double>(row.bytes)), row.loss.empty() ? "-" : row.loss,
                      row.problem.empty() ? "valid" : "damaged: " + row.problem});
   }
-  return inspect_text_detail::table_text(table);
+  return table_text(table);
 }
 
 std::string list_json(const std::vector<CheckpointRow>& rows) {
@@ -83,7 +64,7 @@ std::string list_json(const std::vector<CheckpointRow>& rows) {
 }
 
 std::string inspect_text(const CheckpointSummary& summary) {
-  std::string out = inspect_text_detail::table_text({
+  std::string out = table_text({
       {"directory", summary.directory.string()},
       {"step", cat(summary.step)},
       {"tokens", cat(summary.tokens)},
@@ -104,7 +85,7 @@ std::string inspect_text(const CheckpointSummary& summary) {
   for (const ShardRow& shard : summary.shards) {
     shards.push_back({shard.name, bytes_text(static_cast<double>(shard.bytes)), cat(shard.pieces)});
   }
-  out += "\n" + inspect_text_detail::table_text(shards);
+  out += "\n" + table_text(shards);
   const bool statistics = !summary.tensors.empty() && summary.tensors[0].statistics.has_value();
   inspect_text_detail::Table tensors = {{"tensor", "type", "shape", "size", "pieces"}};
   if (statistics) {
@@ -122,7 +103,7 @@ std::string inspect_text(const CheckpointSummary& summary) {
     tensors.back().push_back(cat(s.nan));
     tensors.back().push_back(cat(s.infinite));
   }
-  return out + "\n" + inspect_text_detail::table_text(tensors);
+  return out + "\n" + table_text(tensors);
 }
 
 std::string inspect_json(const CheckpointSummary& summary) {
@@ -206,7 +187,7 @@ std::string diff_text(const DiffReport& report) {
         table.push_back({d.path, "-", cat(d.elements), "-", "-", d.structure});
       }
     }
-    out += inspect_text_detail::table_text(table);
+    out += table_text(table);
     if (report.differences.size() > kMost)
       out += cat("... and ", report.differences.size() - kMost, " more\n");
   }
