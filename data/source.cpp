@@ -48,6 +48,9 @@ void DataConfig::visit(ConfigVisitor& v) {
   v.field("rows", rows, at_least(1), "synthetic tasks: rows that count as one epoch");
   v.field("pairs", pairs, at_least(0),
           "recall: key-value pairs per row; 0: a quarter of data.sequence_length");
+  v.field("letters", letters, one_of({"all", "generators"}),
+          "parity, s3, a5, s5: what words are made of: all elements of the group, or the identity, "
+          "two generators and their inverses");
   v.field("mask_fraction", mask_fraction, fraction_below_one(),
           "bidirectional models: part of the tokens hidden and to be guessed; 0: predict the next "
           "token");

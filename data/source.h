@@ -42,9 +42,10 @@ struct DataConfig {
   bool shuffle = true;
   bool pack_documents = false;  // attention does not cross document borders
   int64_t document_end = -1;    // token id that ends a document; -1: the tokenizer's, if any
-  int64_t vocab_size = 0;    // of the model, 0: the tokenizer's; ids are checked against it on load
-  int64_t rows = 65536;      // synthetic sources: rows that count as one epoch
-  int64_t pairs = 0;         // recall: key-value pairs per row, 0: as many as fit, at most T / 4
+  int64_t vocab_size = 0;  // of the model, 0: the tokenizer's; ids are checked against it on load
+  int64_t rows = 65536;    // synthetic sources: rows that count as one epoch
+  int64_t pairs = 0;       // recall: key-value pairs per row, 0: as many as fit, at most T / 4
+  std::string letters = "all";  // words of groups: all elements, or generators only
   double mask_fraction = 0;  // > 0: bidirectional models; this part of the tokens is to be guessed
   int64_t mask_token = -1;   // id that hides a token, -1: the last of the vocabulary
 

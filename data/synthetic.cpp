@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -168,7 +169,7 @@ enum class Parity { All, Even };
 // Permutations of n things in lexicographic order, all or the even ones, and their products.
 class Group {
  public:
-  Group(int n, Parity parity) {
+  Group(int n, Parity parity) : odd_(parity == Parity::All) {
     std::vector<int> p(static_cast<size_t>(n));
     std::iota(p.begin(), p.end(), 0);
     do {
@@ -182,24 +183,44 @@ class Group {
     for (const auto& a : elements_) {
       for (const auto& b : elements_) {
         for (int i = 0; i < n; ++i) product[i] = a[b[i]];
-        products_.push_back(std::lower_bound(elements_.begin(), elements_.end(), product) -
-                            elements_.begin());
+        products_.push_back(number(product));
       }
     }
   }
   int64_t size() const { return static_cast<int64_t>(elements_.size()); }
+  // What makes all others: the identity, the turn of all things by one (of an odd number, or in a
+  // group with odd permutations), a swap of the first two or, among even ones, a turn of the first
+  // three, and their inverses; sorted.
+  std::vector<int64_t> generators() const {
+    const size_t n = elements_[0].size();
+    std::set<int64_t> out{0};
+    for (const size_t turned : {n, n == 2 || odd_ ? size_t{2} : size_t{3}}) {
+      std::vector<int> turn = elements_[0];
+      std::rotate(turn.begin(), turn.begin() + 1, turn.begin() + static_cast<int64_t>(turned));
+      const int64_t a = number(turn);
+      out.insert(a);
+      for (int64_t b = 0; b < size(); ++b) {
+        if (product(a, b) == 0) out.insert(b);
+      }
+    }
+    return {out.begin(), out.end()};
+  }
   // a after b: first b, then a.
   int64_t product(int64_t a, int64_t b) const {
     return products_[static_cast<size_t>(a * size() + b)];
   }
 
  private:
+  int64_t number(const std::vector<int>& permutation) const {
+    return std::lower_bound(elements_.begin(), elements_.end(), permutation) - elements_.begin();
+  }
+  bool odd_;
   std::vector<std::vector<int>> elements_;
   std::vector<int64_t> products_;
 };
 
-// Words over a group: tokens g_1 g_2 ... g_T drawn evenly, the label at t is the state g_t ... g_2
-// g_1 (g_1 acts first). Element 0 is the identity.
+// Words over a group: tokens g_1 g_2 ... g_T drawn evenly from data.letters, the label at t is the
+// state g_t ... g_2 g_1 (g_1 acts first). Element 0 is the identity.
 class GroupWords final : public SyntheticSource {
  public:
   GroupWords(const char* task, int n, Parity parity, const DataConfig& config, Split split,
@@ -210,14 +231,23 @@ class GroupWords final : public SyntheticSource {
       throw ConfigError("model.vocab_size", cat(vocab_size_), cat("at least ", group_.size()),
                         cat(" (data.source = ", task_, " has one id per group element)"));
     }
+    if (config.letters == "generators") {
+      letters_ = group_.generators();
+    } else {
+      letters_.resize(static_cast<size_t>(group_.size()));
+      std::iota(letters_.begin(), letters_.end(), 0);
+    }
   }
 
  private:
   const char* task() const override { return task_; }
+  int64_t detail() const override {
+    return std::ssize(letters_) == group_.size() ? 0 : std::ssize(letters_);
+  }
   void fill(Draws& draws, int64_t* tokens, int64_t* labels) const override {
     int64_t state = 0;
     for (int64_t t = 0; t < length_; ++t) {
-      tokens[t] = draws.below(group_.size());
+      tokens[t] = letters_[static_cast<size_t>(draws.below(std::ssize(letters_)))];
       state = group_.product(tokens[t], state);
       labels[t] = state;
     }
@@ -225,6 +255,7 @@ class GroupWords final : public SyntheticSource {
 
   const char* task_;
   Group group_;
+  std::vector<int64_t> letters_;
 };
 
 SourceRegistry::Make group_words(const char* task, int n, Parity parity) {

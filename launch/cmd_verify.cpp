@@ -19,6 +19,7 @@
 #include "launch/parity_report.h"
 #include "launch/run_plan.h"
 #include "launch/runtime.h"
+#include "launch/verify_ranks.h"
 #include "launch/verify_trace.h"
 #include "optim/distributed_optimizer.h"
 #include "parallel/engine/gather.h"
@@ -84,9 +85,12 @@ bool read_options(const Arguments& arguments, Options& out) {
       "training\n"
       "trace, replays it. FILE is a safetensors file of recorded optimizer updates "
       "(docs/optimizers.md):\n"
-      "they are replayed and weights compared after each. Works under mpirun in any layout. Exit "
-      "code 10\n"
-      "when something is outside the tolerance.");
+      "they are replayed and weights compared after each; or of singular values with the ranks "
+      "that "
+      "WeLore's\n"
+      "authors selected. Works under mpirun in any layout. Exit code 10 when something is outside "
+      "the\n"
+      "tolerance.");
   line.positional("DIR", 1, 1);
   line.short_for("plan", "FILE", "plan.file", "plan file; short for --plan.file=FILE");
   line.option("tolerance", "X",
@@ -337,7 +341,13 @@ int verify_file(const Options& options, Runtime& runtime) {
         " (recorded updates are compared with the weights, which 16 bits would round)");
   }
   ParityReport report(options.tolerance);
-  verify_update_trace(options.folder, options.config.plan, options.dtype(), runtime, report);
+  bool ranks = false;
+  together(runtime.job(), [&] { ranks = has_spectra(options.folder); });
+  if (ranks) {
+    together(runtime.job(), [&] { verify_welore_ranks(options.folder, report); });
+  } else {
+    verify_update_trace(options.folder, options.config.plan, options.dtype(), runtime, report);
+  }
   std::string passed = runtime.first() && report.passed() ? "1" : "0";
   runtime.job().broadcast_bytes(passed, 0);
   if (runtime.first() && options.json) {
@@ -346,9 +356,11 @@ int verify_file(const Options& options, Runtime& runtime) {
     const std::string text = head.dump();
     std::cout << text.substr(0, text.size() - 1) << ',' << report.json_members() << "}\n";
   } else if (runtime.first()) {
-    std::cout << "recorded updates, " << options.config.train.dtype << '\n'
+    const std::string what =
+        ranks ? "ranks of WeLore" : cat("recorded updates, ", options.config.train.dtype);
+    std::cout << what << '\n'
               << report.table() << (report.passed() ? "all" : "NOT all") << " within "
-              << number_text(options.tolerance) << " of the distance moved\n";
+              << number_text(options.tolerance) << (ranks ? "\n" : " of the distance moved\n");
   }
   return passed == "1" ? 0 : kOutsideTolerance;
 }

@@ -104,10 +104,8 @@ SoapConfig soap_of(const Json& hyper) {
   c.max_precond_dim = hyper.value("max_precond_dim", int64_t{10000});
   c.normalize_grads = hyper.value("normalize_grads", false);
   c.correct_bias = hyper.value("correct_bias", true);
-  for (const char* key : {"merge_dims", "precondition_1d"}) {
-    if (hyper.value(key, false))
-      throw DataError(cat("hyper: ", key, " is true, which this version does not offer."));
-  }
+  c.merge_dims = hyper.value("merge_dims", false);
+  c.precondition_1d = hyper.value("precondition_1d", false);
   return c;
 }
 

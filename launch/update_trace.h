@@ -8,7 +8,8 @@
 //    "ns_coefficients", "ns_steps", "eps", "eps_mode", "adjust_lr_fn"}
 //   {"optimizer": "KellerJordan Muon + auxiliary Adam", "muon": {...}, "adam": {...}}
 //   {"optimizer": "SOAP", "names", "lr", "betas", "shampoo_beta", "eps", "weight_decay",
-//    "precondition_frequency", "max_precond_dim", "normalize_grads", "correct_bias"}
+//    "precondition_frequency", "max_precond_dim", "normalize_grads", "correct_bias", "merge_dims",
+//    "precondition_1d"}
 //   {"optimizer": "GaLore AdamW", "names", "adamw_names", "rank", "update_proj_gap", "scale",
 //    "proj_type", "lr", "betas", "eps", "weight_decay", "on_refresh"}
 //

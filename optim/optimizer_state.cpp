@@ -65,6 +65,16 @@ Tensor UpdateItem::part_of(const Tensor& values, const Box& part) const {
   return box_view(values.view(box.extent), part, box.offset);
 }
 
+Box UpdateItem::box_of(const StateSlot& slot) const {
+  Box out = whole_box(slot.shape);
+  if (owned != nullptr && owned->shared() && slot.cut_with == owned->shared_dim) {
+    const auto dim = static_cast<size_t>(slot.cut_with);
+    out.offset[dim] = box.offset[dim] - owned->matrix.box.offset[dim];
+    out.extent[dim] = box.extent[dim];
+  }
+  return out;
+}
+
 OptimizerState::OptimizerState(ParallelManager& model, const RuleSet& rules)
     : model_(model), rules_(rules) {
   const at::NoGradGuard no_grad;
@@ -100,8 +110,11 @@ OptimizerState::OptimizerState(ParallelManager& model, const RuleSet& rules)
   }
   for (auto* items : {&slices_, &matrices_}) {
     for (UpdateItem& item : *items) {
-      for (const StateSlot& slot : item.slots)
-        item.state.push_back(at::zeros(slot.shape, item.weights.options().dtype(slot.dtype)));
+      for (const StateSlot& slot : item.slots) {
+        const Shape here =
+            slot.of_weights ? Shape(item.weights.sizes().vec()) : item.box_of(slot).extent;
+        item.state.push_back(at::zeros(here, item.weights.options().dtype(slot.dtype)));
+      }
     }
   }
 }
@@ -136,7 +149,7 @@ void OptimizerState::add_matrix(const OwnedMatrix& matrix, size_t number, size_t
     item.grad = at::zeros(shape, on.dtype(wide));
     if (stored != wide) item.rounded = at::zeros(shape, on.dtype(stored));
   }
-  item.slots = rules_.rule(rule).state_slots(shape, wide);
+  item.slots = rules_.rule(rule).state_slots({matrix.matrix.rows, matrix.matrix.cols}, wide);
   owned_[number] = matrices_.size();
   matrices_.push_back(std::move(item));
 }
@@ -181,7 +194,7 @@ void OptimizerState::for_tensors(const std::function<void(const OptimizerTensor&
         const StateSlot& slot = item.slots[s];
         const std::string path = state_path(item, slot, rules_);
         if (!slot.of_weights) {
-          f({slot.name, path, item.meta, slot.shape, whole_box(slot.shape), item.state[s]});
+          f({slot.name, path, item.meta, slot.shape, item.box_of(slot), item.state[s]});
           continue;
         }
         for_weight_boxes(item, item.state[s], [&](const Box& box, const Tensor& part) {
@@ -259,7 +272,7 @@ void OptimizerState::read_state(UpdateItem& item, const CheckpointReader& in) {
     if (!complete) {
       item.state[s].zero_();
     } else if (!item.slots[s].of_weights) {
-      item.state[s].copy_(in.read_whole(path));
+      item.state[s].copy_(in.read(path, item.box_of(item.slots[s])));
     } else {
       for_weight_boxes(item, item.state[s],
                        [&](const Box& box, Tensor part) { part.copy_(in.read(path, box)); });

@@ -20,7 +20,7 @@ namespace strata {
 struct UpdateItem {
   const ParamMeta* meta = nullptr;
   size_t rule = 0;
-  std::vector<StateSlot> slots;
+  std::vector<StateSlot> slots;  // of the slice, or of the whole matrix
   std::vector<Tensor> state;
   int64_t updates = -1;  // that the state has seen; -1: as many as the run
   // [n] of a slice, [rows, cols] of a matrix. Separate: not the model's own memory, because that
@@ -40,6 +40,8 @@ struct UpdateItem {
   Piece piece(const RuleSet& rules, double grad_scale, double lr, double decay);
   // A box of the parameter in a tensor like the item's weights.
   Tensor part_of(const Tensor& values, const Box& part) const;
+  // What of a slot that is not of_weights is here.
+  Box box_of(const StateSlot& slot) const;
 };
 
 class OptimizerState {

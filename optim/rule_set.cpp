@@ -71,6 +71,8 @@ RuleSet::Choice RuleSet::choose(const ParamMeta& meta) const {
   if (any_match(config_.exclude, meta.name)) return {1, "optim.exclude"};
   if (any_match(config_.include, meta.name) && meta.logical.size() >= 2 && !meta.model_wide)
     return {0, "optim.include"};
+  if (meta.logical.size() == 1 && !meta.model_wide && rules_[0]->takes_vectors(meta.logical[0]))
+    return {0, "a vector"};
   std::string why = why_companion(meta);
   if (!why.empty()) return {1, std::move(why)};
   const std::vector<LogicalMatrix> matrices = logical_matrices(meta);
@@ -95,8 +97,8 @@ MatrixCost RuleSet::matrix_cost() const {
 
 MatrixSharing RuleSet::matrix_sharing() const {
   if (rules_[0]->needs() == UpdateRule::Needs::Slice) return {};
-  return [this](const ParamMeta& meta, int64_t rows, int64_t cols) {
-    return choose(meta).rule == 0 && rules_[0]->shares(rows, cols);
+  return [this](const ParamMeta& meta, int64_t rows, int64_t cols, int cut, int ranks) {
+    return choose(meta).rule == 0 ? rules_[0]->shared_cost(rows, cols, cut, ranks) : 0.0;
   };
 }
 

@@ -5,6 +5,7 @@
 //
 //   optim.exclude          a name on this list: companion
 //   optim.include          a name on this list, of two dimensions or more: matrix rule
+//   a vector, if the matrix rule takes such: matrix rule
 //   embedding, head, vector, short convolution, mixing logits (ParamKind): companion
 //   a matrix with fewer than optim.min_matrix_dim rows or columns: companion
 //   everything else: matrix rule

@@ -21,8 +21,11 @@ struct StateSlot {
   Shape shape;
   at::ScalarType dtype;
   // Element i belongs to element i of the weights (momentum): cut and stored as they are. Otherwise
-  // it belongs to the logical matrix as a whole (a basis of its columns) and is never cut.
+  // it belongs to the logical matrix as a whole (a basis of its columns), and only ranks that share
+  // the matrix can have less than all of it.
   bool of_weights = true;
+  // That is, along this dimension, in which the slot is as long as the matrix; -1: each has all.
+  int cut_with = -1;
 };
 
 // What a rule updates at a time.
@@ -56,21 +59,26 @@ class UpdateRule {
   virtual ~UpdateRule() = default;
   virtual std::string name() const = 0;
   virtual Needs needs() const = 0;
+  // Whether a rule on matrices updates vectors of so many elements too, as matrices of one row.
+  virtual bool takes_vectors(int64_t /*size*/) const { return false; }
   virtual double weight_decay() const = 0;  // coefficient, before schedules and exceptions
-  // State of a piece of `shape` whose weights have type `dtype`; begins as zeros.
+  // State of a piece of `shape`, of a matrix always the whole, whose weights have type `dtype`;
+  // begins as zeros.
   virtual std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const = 0;
   // Updates weights (and `rounded`) of every piece. updates: how many the state has seen before
   // this one; all pieces agree. The pieces are independent: a rule may take those of equal shape
   // together. Any order of pieces gives the same bits.
   virtual void update(std::span<Piece> pieces, int64_t updates) const = 0;
-  // Whether ranks that hold slabs of the longer side of a matrix can update it together, each its
-  // slab; all slots must be of_weights then. The cost is divided by their number.
-  virtual bool shares(int64_t /*rows*/, int64_t /*cols*/) const { return false; }
+  // What each of `ranks` ranks computes, in units of cost(), when they update a matrix together, of
+  // whose longer side, dimension `cut`, each has a slab; 0: they cannot.
+  virtual double shared_cost(int64_t /*rows*/, int64_t /*cols*/, int /*cut*/, int /*ranks*/) const {
+    return 0;
+  }
   // Such an update: pieces are slabs. Collective over the ranks, which have the same matrices in
-  // the same order.
+  // the same order; state that is not cut is the same on all of them before and after.
   virtual void update_shared(std::span<Piece> pieces, int64_t updates,
                              const SumOverSlabs& sum) const;
-  // Elements that an update of a shared matrix adds up.
+  // Elements that an average update of a shared matrix adds up.
   virtual int64_t shared_elements(int64_t /*rows*/, int64_t /*cols*/) const { return 0; }
   // Relative cost of an update, for balancing owners: flops of an average step, in [rows, cols].
   virtual double cost(int64_t rows, int64_t cols) const;

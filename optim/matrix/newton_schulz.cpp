@@ -168,9 +168,9 @@ Tensor newton_schulz_batch(const Tensor& x, const NewtonSchulz& how, at::ScalarT
   return (tall ? y.transpose(1, 2) : y).to(x.scalar_type()).contiguous();
 }
 
-double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how) {
+double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how, int slabs) {
   const double m = static_cast<double>(std::min(rows, cols)),
-               n = static_cast<double>(std::max(rows, cols));
+               n = static_cast<double>(std::max(rows, cols)) / slabs;
   const std::vector<OddPolynomial>& steps = how.steps;
   const bool gram =
       takes_newton_schulz_gram(std::min(rows, cols), std::max(rows, cols), steps.size());

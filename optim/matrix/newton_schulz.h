@@ -33,7 +33,8 @@ Tensor newton_schulz_batch(const Tensor& x, const NewtonSchulz& how, at::ScalarT
 bool takes_newton_schulz_gram(int64_t m, int64_t n, size_t steps);
 bool starts_newton_schulz_gram(size_t step);
 
-// Floating-point operations of one matrix, as carried out on a CPU in fp32.
-double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how);
+// Floating-point operations of one matrix, as carried out on a CPU in fp32; those of each rank
+// where the longer side lies in so many slabs (newton_schulz_slabs.h).
+double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how, int slabs = 1);
 
 }  // namespace strata

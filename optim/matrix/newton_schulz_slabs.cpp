@@ -2,15 +2,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/ops/matrix_product.h"
 #include "optim/matrix/newton_schulz.h"
+#include "optim/matrix/slab_grams.h"
 #include "optim/matrix/symmetric_product.h"
 
 namespace strata {
@@ -23,18 +21,13 @@ class Slabbed {
  public:
   Slabbed(Slab& slab, bool gram) : slab_(slab), gram_(gram) {}
 
-  int64_t rows() const { return slab_.x.size(0); }
   bool sums_before(size_t step) const { return starts_newton_schulz_gram(step) || !gram_; }
 
-  // This rank's part of X X^T before a step that needs it.
-  void add_gram(const Tensor& to) {
+  // This rank's part of X.
+  const Tensor& current() {
     if (q_.defined()) x_ = ops::matrix_product(q_, x_);
     q_ = Tensor();
-    if (rounded(x_.scalar_type())) {
-      to.copy_(at::mm(x_, x_.t()));
-    } else {
-      symmetric_product_out(to, x_, x_.t());
-    }
+    return x_;
   }
 
   void begin(double scale, at::ScalarType compute) {
@@ -62,10 +55,7 @@ class Slabbed {
     if (keeps_gram) r_ = symmetric_product(p, symmetric_product(r_, p));
   }
 
-  void end() {
-    if (q_.defined()) x_ = ops::matrix_product(q_, x_);
-    slab_.x.copy_(x_);
-  }
+  void end() { slab_.x.copy_(current()); }
 
  private:
   // a X is added in fp32, as in newton_schulz.
@@ -87,42 +77,29 @@ void newton_schulz_slabs(std::span<Slab> slabs, const NewtonSchulz& how, at::Sca
   using namespace newton_schulz_slabs_detail;
   if (slabs.empty()) return;
   const size_t steps = how.steps.size();
-  const auto count = static_cast<int64_t>(slabs.size());
-  const at::TensorOptions on = slabs[0].x.options();
-  Tensor squares = at::zeros({count}, on.dtype(at::kDouble));
-  for (int64_t i = 0; i < count; ++i)
-    squares[i].copy_(slabs[static_cast<size_t>(i)].x.to(at::kDouble).square().sum());
-  sum(squares);
-  squares = squares.cpu();
+  std::vector<Tensor> given;
+  for (const Slab& slab : slabs) given.push_back(slab.x);
+  const std::vector<double> squares = slab_squares(given, sum);
   std::vector<Slabbed> matrices;
-  for (int64_t i = 0; i < count; ++i) {
-    Slab& slab = slabs[static_cast<size_t>(i)];
-    const double norm = how.pre * std::sqrt(squares[i].item<double>());
+  for (size_t i = 0; i < slabs.size(); ++i) {
+    Slab& slab = slabs[i];
+    const double norm = how.pre * std::sqrt(squares[i]);
     const double by = how.clamp ? std::max(norm, how.eps) : norm + how.eps;
     matrices.emplace_back(
         slab, !rounded(compute) && takes_newton_schulz_gram(slab.x.size(0), slab.length, steps));
     // Zero gives zero.
     matrices.back().begin(norm == 0 ? 0 : 1 / by, compute);
   }
-  const at::ScalarType wide = accumulate_dtype(compute);
   for (size_t k = 0; k < steps; ++k) {
-    int64_t elements = 0;
-    for (const Slabbed& m : matrices) elements += m.sums_before(k) ? m.rows() * m.rows() : 0;
-    const Tensor together = at::empty({elements}, on.dtype(wide));
-    int64_t at = 0;
-    std::vector<Tensor> grams;
+    std::vector<Tensor> summed;
     for (Slabbed& m : matrices) {
-      grams.emplace_back();
-      if (!m.sums_before(k)) continue;
-      const int64_t n = m.rows();
-      grams.back() = together.narrow(0, at, n * n).view({n, n});
-      m.add_gram(grams.back());
-      at += n * n;
+      if (m.sums_before(k)) summed.push_back(m.current());
     }
-    if (elements > 0) sum(together);
+    const std::vector<Tensor> grams = slab_grams(summed, sum);
+    auto gram = grams.begin();
     const bool keeps_gram = k + 1 < steps && !starts_newton_schulz_gram(k + 1);
-    for (size_t i = 0; i < matrices.size(); ++i)
-      matrices[i].step(grams[i], how.steps[k], keeps_gram);
+    for (Slabbed& m : matrices)
+      m.step(m.sums_before(k) ? *gram++ : Tensor(), how.steps[k], keeps_gram);
   }
   for (Slabbed& m : matrices) m.end();
 }

@@ -22,5 +22,8 @@ SubspaceMethod parse_subspace_method(const std::string& name);  // "gram", "full
 // devices agree. Right ones: of x.t(). random: only read by randomized. Undefined when there is no
 // such subspace: x is zero or not finite, or LAPACK fails.
 Tensor leading_vectors(const Tensor& x, int64_t rank, SubspaceMethod method, const Rng& random);
+// The same from x x^T alone, of an x [M, N >= M] of length 1; not by SubspaceMethod::Full.
+Tensor leading_vectors_of_gram(const Tensor& gram, int64_t rank, SubspaceMethod method,
+                               const Rng& random);
 
 }  // namespace strata

@@ -60,4 +60,16 @@ void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule, Threads kin
   });
 }
 
+void for_shared_batches(std::span<Piece> pieces,
+                        const std::function<void(std::span<Piece>)>& update) {
+  constexpr int64_t kElements = int64_t{1} << 26;
+  for (size_t begin = 0; begin < pieces.size();) {
+    size_t end = begin;
+    for (int64_t elements = 0; end < pieces.size() && elements < kElements; ++end)
+      elements += pieces[end].whole[0] * pieces[end].whole[1];
+    update(pieces.subspan(begin, end - begin));
+    begin = end;
+  }
+}
+
 }  // namespace strata

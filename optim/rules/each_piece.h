@@ -16,4 +16,8 @@ enum class Threads { Any, One };
 void for_each_piece(std::span<Piece> pieces, const UpdateRule& rule, Threads threads,
                     const std::function<void(Piece&)>& update);
 
+// Pieces of shared matrices, as many at a time as one collective should take.
+void for_shared_batches(std::span<Piece> pieces,
+                        const std::function<void(std::span<Piece>)>& update);
+
 }  // namespace strata

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "optim/matrix/large_product.h"
+#include "optim/matrix/slab_grams.h"
 #include "optim/matrix/subspace.h"
 #include "optim/rules/each_piece.h"
 
@@ -30,6 +31,10 @@ void GaloreConfig::visit(ConfigVisitor& v) {
   v.field("beta2", beta2, fraction_below_one(), "decay of the second moment");
   v.field("eps", eps, positive(), "added to the root of the second moment, before bias correction");
   v.field("weight_decay", weight_decay, non_negative(), "decoupled weight decay, after the update");
+  v.field(
+      "tp_mode", tp_mode, one_of({"owner", "gram"}),
+      "matrices that tp cuts: brought to one rank each; or, where the longer side is cut and the "
+      "other projected, updated in place by all that hold slabs (others go to an owner)");
 }
 
 namespace galore_detail {
@@ -74,8 +79,10 @@ class Galore final : public UpdateRule {
     const int64_t p = shape[0], q = shape[1], r = rank(p, q);
     const Sides on = sides(c_.proj_type, p, q);
     const Shape low{on.left ? r : p, on.right ? r : q};
-    std::vector<StateSlot> slots{{"m", low, dtype, false}, {"v", low, dtype, false}};
     const bool both = on.left && on.right;
+    const int cut_with = both ? -1 : on.left ? 1 : 0;
+    std::vector<StateSlot> slots{{"m", low, dtype, false, cut_with},
+                                 {"v", low, dtype, false, cut_with}};
     if (on.left) slots.push_back({both ? "projector_left" : "projector", {p, r}, dtype, false});
     if (on.right) slots.push_back({both ? "projector_right" : "projector", {r, q}, dtype, false});
     return slots;
@@ -87,26 +94,64 @@ class Galore final : public UpdateRule {
                    [&](Piece& piece) { update_one(piece, updates); });
   }
 
-  double cost(int64_t rows, int64_t cols) const override {
-    const double p = static_cast<double>(rows), q = static_cast<double>(cols);
-    const double r = static_cast<double>(rank(rows, cols)), least = std::min(p, q);
-    const double refresh = 2 * least * p * q + 10 * least * least * least;
-    return 4 * p * q * r + refresh / static_cast<double>(c_.update_proj_gap);
+  double cost(int64_t rows, int64_t cols) const override { return cost(rows, cols, 1); }
+
+  double shared_cost(int64_t rows, int64_t cols, int cut, int ranks) const override {
+    if (c_.tp_mode != "gram" || method_ == SubspaceMethod::Full) return 0;
+    const Sides on = sides(c_.proj_type, rows, cols);
+    return on.left == (cut == 1) && on.right == (cut == 0) ? cost(rows, cols, ranks) : 0;
+  }
+  int64_t shared_elements(int64_t rows, int64_t cols) const override {
+    return std::min(rows, cols) * std::min(rows, cols) / c_.update_proj_gap;
+  }
+
+  void update_shared(std::span<Piece> all, int64_t updates,
+                     const SumOverSlabs& sum) const override {
+    for_shared_batches(all, [&](std::span<Piece> pieces) {
+      std::vector<Tensor> vectors(pieces.size());
+      if (updates % c_.update_proj_gap == 0) vectors = vectors_of_slabs(pieces, updates, sum);
+      for_each_piece(pieces, *this, Threads::Any, [&](Piece& piece) {
+        const Tensor grad = scaled_gradient(piece, updates);
+        State s(piece.state, sides_of_slab(piece));
+        if (updates % c_.update_proj_gap == 0) {
+          const Tensor& found = vectors[static_cast<size_t>(&piece - pieces.data())];
+          turn(s, s.A.defined() ? found : Tensor(), s.B.defined() ? found : Tensor(), updates);
+        }
+        step(piece, s, grad, updates);
+      });
+    });
   }
 
  private:
+  // Of slabs, finding the subspace is done by each rank.
+  double cost(int64_t rows, int64_t cols, double slabs) const {
+    const double p = static_cast<double>(rows), q = static_cast<double>(cols);
+    const double r = static_cast<double>(rank(rows, cols)), least = std::min(p, q);
+    const double refresh = 2 * least * p * q / slabs + 10 * least * least * least;
+    return 4 * p * q * r / slabs + refresh / static_cast<double>(c_.update_proj_gap);
+  }
   int64_t rank(int64_t p, int64_t q) const { return std::min({c_.rank, p, q}); }
 
   void update_one(Piece& piece, int64_t updates) const {
-    const int64_t p = piece.weights.size(0), q = piece.weights.size(1);
-    State s(piece.state, sides(c_.proj_type, p, q));
-    const Tensor grad = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
-    if (updates == 0 && c_.rank > std::min(p, q)) {
-      log::warn("galore: optim.rank = ", c_.rank, " is more than '", piece.name, "' has (", p,
-                " x ", q, "); ", std::min(p, q), " is used");
-    }
+    State s(piece.state, sides(c_.proj_type, piece.weights.size(0), piece.weights.size(1)));
+    const Tensor grad = scaled_gradient(piece, updates);
     if (updates % c_.update_proj_gap == 0) refresh(piece, s, grad, updates);
+    step(piece, s, grad, updates);
+  }
 
+  // The side of which no slabs are cut is projected.
+  static Sides sides_of_slab(const Piece& piece) { return {piece.cut == 1, piece.cut == 0}; }
+
+  Tensor scaled_gradient(const Piece& piece, int64_t updates) const {
+    const Shape shape = piece.whole.empty() ? Shape(piece.weights.sizes().vec()) : piece.whole;
+    if (updates == 0 && c_.rank > std::min(shape[0], shape[1])) {
+      log::warn("galore: optim.rank = ", c_.rank, " is more than '", piece.name, "' has (",
+                shape[0], " x ", shape[1], "); ", std::min(shape[0], shape[1]), " is used");
+    }
+    return piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
+  }
+
+  void step(Piece& piece, State& s, const Tensor& grad, int64_t updates) const {
     const Tensor low = s.project(grad);
     s.m.lerp_(low, 1 - c_.beta1);
     s.v.mul_(c_.beta2).addcmul_(low, low, 1 - c_.beta2);
@@ -118,11 +163,41 @@ class Galore final : public UpdateRule {
     apply_direction(piece, direction, DecayOrder::After);
   }
 
+  static Rng random_of(const Piece& piece, int64_t updates) {
+    return {static_cast<uint64_t>(updates), "galore", piece.matrix_name()};
+  }
+
   void refresh(const Piece& piece, State& s, const Tensor& grad, int64_t updates) const {
-    const Rng random(static_cast<uint64_t>(updates), "galore", piece.matrix_name());
+    const Rng random = random_of(piece, updates);
     const int64_t r = rank(grad.size(0), grad.size(1));
-    const Tensor u = s.A.defined() ? leading_vectors(grad, r, method_, random) : Tensor();
-    const Tensor v = s.B.defined() ? leading_vectors(grad.t(), r, method_, random) : Tensor();
+    turn(s, s.A.defined() ? leading_vectors(grad, r, method_, random) : Tensor(),
+         s.B.defined() ? leading_vectors(grad.t(), r, method_, random) : Tensor(), updates);
+  }
+
+  // Vectors of the projected side of each matrix, the same on all ranks; undefined where there are
+  // none.
+  std::vector<Tensor> vectors_of_slabs(std::span<Piece> pieces, int64_t updates,
+                                       const SumOverSlabs& sum) const {
+    std::vector<Tensor> slabs;
+    for (const Piece& piece : pieces) slabs.push_back(piece.cut == 0 ? piece.grad.t() : piece.grad);
+    const std::vector<double> squares = slab_squares(slabs, sum);
+    for (size_t i = 0; i < slabs.size(); ++i) {
+      // Grams of unit length neither over- nor underflow.
+      const bool usable = std::isfinite(squares[i]) && squares[i] > 0;
+      slabs[i] = slabs[i] * (usable ? 1 / std::sqrt(squares[i]) : 0);
+    }
+    const std::vector<Tensor> grams = slab_grams(slabs, sum);
+    std::vector<Tensor> out(pieces.size());
+    for_each_piece(pieces, *this, Threads::One, [&](Piece& piece) {
+      const auto i = static_cast<size_t>(&piece - pieces.data());
+      out[i] = leading_vectors_of_gram(grams[i], rank(piece.whole[0], piece.whole[1]), method_,
+                                       random_of(piece, updates));
+    });
+    return out;
+  }
+
+  // Takes new vectors: columns of A, of the transpose of B.
+  void turn(State& s, const Tensor& u, const Tensor& v, int64_t updates) const {
     if (c_.on_refresh == "reset") {
       s.m.zero_();
       s.v.zero_();

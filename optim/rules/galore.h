@@ -24,6 +24,10 @@ namespace strata {
 // gives no subspace: the old one stays, the first rows or columns of I if there is none.
 // A rank above min(p, q) means min(p, q); the first update says so in the log.
 //
+// tp_mode = gram: a matrix of whose longer side each tp rank has a slab, and whose other side is
+// projected, stays where it is (optimizers-distributed.md 2.10): projector and direction of a slab
+// need nothing of others, and only a refresh adds up G G^T (or G^T G). Not with svd = full.
+//
 // State: m, v as X; projector (A or B), for proj_type = full projector_left and projector_right.
 struct GaloreConfig {
   std::string proj_type = "std";
@@ -37,6 +41,7 @@ struct GaloreConfig {
   double beta1 = 0.9, beta2 = 0.999;
   double eps = 1e-6;
   double weight_decay = 0;
+  std::string tp_mode = "owner";
   void visit(ConfigVisitor& v);
 };
 std::unique_ptr<UpdateRule> make_galore(const GaloreConfig& config);

@@ -58,33 +58,28 @@ class Muon final : public UpdateRule {
            8 * static_cast<double>(rows) * static_cast<double>(cols);
   }
 
-  bool shares(int64_t, int64_t) const override { return c_.tp_mode == "gram"; }
+  double shared_cost(int64_t rows, int64_t cols, int, int ranks) const override {
+    if (c_.tp_mode != "gram") return 0;
+    return newton_schulz_flops(rows, cols, how_, ranks) +
+           8 * static_cast<double>(rows) * static_cast<double>(cols) / ranks;
+  }
   int64_t shared_elements(int64_t rows, int64_t cols) const override {
     return newton_schulz_slabs_elements(rows, cols, how_);
   }
 
-  // As many together as have kElements in all: sums of several matrices take one collective.
-  void update_shared(std::span<Piece> pieces, int64_t, const SumOverSlabs& sum) const override {
-    constexpr int64_t kElements = int64_t{1} << 26;
-    for (size_t begin = 0; begin < pieces.size();) {
-      size_t end = begin;
-      for (int64_t elements = 0; end < pieces.size() && elements < kElements; ++end)
-        elements += pieces[end].whole[0] * pieces[end].whole[1];
+  void update_shared(std::span<Piece> all, int64_t, const SumOverSlabs& sum) const override {
+    for_shared_batches(all, [&](std::span<Piece> pieces) {
       std::vector<Slab> slabs;
-      for (size_t i = begin; i < end; ++i) {
-        Piece& piece = pieces[i];
+      for (Piece& piece : pieces) {
         const Tensor u = averaged(piece);
         // A copy: averaged() may give the momentum itself.
         slabs.push_back({(piece.cut == 0 ? u.t() : u).clone(at::MemoryFormat::Contiguous),
                          std::max(piece.whole[0], piece.whole[1])});
       }
-      newton_schulz_slabs(slabs, how_, compute_type(pieces[begin].weights), sum);
-      for (size_t i = begin; i < end; ++i) {
-        const Tensor& o = slabs[i - begin].x;
-        apply(pieces[i], pieces[i].cut == 0 ? o.t() : o);
-      }
-      begin = end;
-    }
+      newton_schulz_slabs(slabs, how_, compute_type(pieces[0].weights), sum);
+      for (size_t i = 0; i < pieces.size(); ++i)
+        apply(pieces[i], pieces[i].cut == 0 ? slabs[i].x.t() : slabs[i].x);
+    });
   }
 
   void update(std::span<Piece> pieces, int64_t) const override {

@@ -18,6 +18,7 @@
 #include "core/rng.h"
 #include "optim/matrix/large_product.h"
 #include "optim/matrix/orthogonal_factor.h"
+#include "optim/matrix/slab_grams.h"
 #include "optim/matrix/symmetric_product.h"
 #include "optim/matrix/tiles.h"
 #include "optim/rules/each_piece.h"
@@ -36,12 +37,23 @@ void SoapConfig::visit(ConfigVisitor& v) {
           "sides without a factor: none, those above max_precond_dim, or those and the larger one");
   v.field("max_precond_dim", max_precond_dim, at_least(1),
           "rows or columns up to which a side has a factor (not with one_sided = never)");
+  v.field("merge_dims", merge_dims,
+          "matrices of at most max_precond_dim elements have one factor, of all their elements");
+  v.field("precondition_1d", precondition_1d,
+          "vectors of at most max_precond_dim elements have a factor too; otherwise the companion "
+          "updates them");
   v.field("block", block, at_least(0),
           "matrices are cut into tiles of this many rows and columns, each with its own factors; "
           "0: whole");
+  if (block > 0 && merge_dims)
+    v.problem("merge_dims", "true", "false with optim.block, which cuts what this would merge");
   v.field("normalize_grads", normalize_grads,
           "scale each direction to a root mean square of 1; helps at frequencies around 100");
   v.field("correct_bias", correct_bias, "divide moments by 1 - beta^t");
+  v.field(
+      "tp_mode", tp_mode, one_of({"owner", "gram"}),
+      "matrices that tp cuts: brought to one rank each; or, where the longer side is cut and has "
+      "no factor, updated in place by all that hold slabs (others go to an owner)");
   v.field("stagger", stagger, "refresh the bases of different matrices in different updates");
   v.field("weight_decay", weight_decay, non_negative(), "decoupled weight decay, after the update");
 }
@@ -108,7 +120,8 @@ class Soap final : public UpdateRule {
 
   std::vector<StateSlot> state_slots(const Shape& shape, at::ScalarType dtype) const override {
     STRATA_CHECK(shape.size() == 2, "soap updates matrices");
-    const std::vector<Tile> tiles = tiles_of(shape[0], shape[1], c_.block);
+    const Shape seen = as_seen(shape[0], shape[1]);
+    const std::vector<Tile> tiles = tiles_of(seen[0], seen[1], c_.block);
     int64_t left = 0, right = 0;
     for (const Tile& tile : tiles) {
       const Sides on = sides(tile.rows, tile.cols);
@@ -120,12 +133,12 @@ class Soap final : public UpdateRule {
     };
     std::vector<StateSlot> slots{{"m", shape, dtype}, {"v", shape, dtype}};
     if (left > 0) {
-      slots.push_back({"L", factor(left, shape[0]), dtype, false});
-      slots.push_back({"Q_L", factor(left, shape[0]), dtype, false});
+      slots.push_back({"L", factor(left, seen[0]), dtype, false});
+      slots.push_back({"Q_L", factor(left, seen[0]), dtype, false});
     }
     if (right > 0) {
-      slots.push_back({"R", factor(right, shape[1]), dtype, false});
-      slots.push_back({"Q_R", factor(right, shape[1]), dtype, false});
+      slots.push_back({"R", factor(right, seen[1]), dtype, false});
+      slots.push_back({"Q_R", factor(right, seen[1]), dtype, false});
     }
     if (left > 0 || right > 0) slots.push_back({"failed_refreshes", {1}, dtype, false});
     return slots;
@@ -138,7 +151,8 @@ class Soap final : public UpdateRule {
     const Threads threads = decomposes || c_.normalize_grads ? Threads::One : Threads::Any;
     for_each_piece(pieces, *this, threads, [&](Piece& piece) {
       std::vector<State> tiles = states(piece);
-      const Tensor grad = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
+      const Tensor scaled = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
+      const Tensor grad = scaled.view(as_seen(scaled.size(0), scaled.size(1)));
       if (updates == 0) {
         for (State& s : tiles) begin(piece, s, s.tile.of(grad));
         if (piece.rounded.defined()) piece.rounded.copy_(piece.weights);
@@ -148,25 +162,70 @@ class Soap final : public UpdateRule {
     });
   }
 
+  bool takes_vectors(int64_t size) const override {
+    return c_.precondition_1d && size <= c_.max_precond_dim;
+  }
+
+  double cost(int64_t rows, int64_t cols) const override { return cost(rows, cols, 1); }
+
+  double shared_cost(int64_t rows, int64_t cols, int cut, int ranks) const override {
+    const bool whole = c_.block == 0 && as_seen(rows, cols)[0] == rows;
+    if (c_.tp_mode != "gram" || !whole || c_.normalize_grads) return 0;
+    const Sides on = sides(rows, cols);
+    return on.left == (cut == 1) && on.right == (cut == 0) ? cost(rows, cols, ranks) : 0;
+  }
+  int64_t shared_elements(int64_t rows, int64_t cols) const override {
+    return std::min(rows, cols) * std::min(rows, cols);
+  }
+
+  void update_shared(std::span<Piece> all, int64_t updates,
+                     const SumOverSlabs& sum) const override {
+    for_shared_batches(all, [&](std::span<Piece> pieces) {
+      std::vector<Tensor> grads, slabs;
+      for (const Piece& piece : pieces) {
+        grads.push_back(piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale);
+        slabs.push_back(piece.cut == 0 ? grads.back().t() : grads.back());
+      }
+      const std::vector<Tensor> grams = slab_grams(slabs, sum);
+      for_each_piece(pieces, *this, Threads::One, [&](Piece& piece) {
+        const auto i = static_cast<size_t>(&piece - pieces.data());
+        std::vector<State> slab{slab_state(piece)};
+        if (updates == 0) {
+          begin(piece, slab[0], grads[i], grams[i]);
+          if (piece.rounded.defined()) piece.rounded.copy_(piece.weights);
+        } else {
+          step(piece, slab, grads[i], updates, grams[i]);
+        }
+      });
+    });
+  }
+
+ private:
   // Per side of size d: into and out of the basis and half a product for the factor; at a refresh
-  // S Q, QR and taking m along.
-  double cost(int64_t rows, int64_t cols) const override {
-    double flops = 10 * static_cast<double>(rows) * static_cast<double>(cols);
-    for (const Tile& tile : tiles_of(rows, cols, c_.block)) {
+  // S Q, QR and taking m along. Of slabs, what only involves factors is done by each rank.
+  double cost(int64_t rows, int64_t cols, double slabs) const {
+    double flops = 10 * static_cast<double>(rows) * static_cast<double>(cols) / slabs;
+    const Shape seen = as_seen(rows, cols);
+    for (const Tile& tile : tiles_of(seen[0], seen[1], c_.block)) {
       const double p = static_cast<double>(tile.rows), q = static_cast<double>(tile.cols);
       const Sides on = sides(tile.rows, tile.cols);
       for (const double d : {on.left ? p : 0, on.right ? q : 0}) {
-        const double refresh = (2 + 8. / 3 + 2) * d * d * d + 2 * d * p * q;
-        flops += 5 * d * p * q + refresh / static_cast<double>(c_.precondition_frequency);
+        const double refresh = (2 + 8. / 3 + 2) * d * d * d + 2 * d * p * q / slabs;
+        flops += 5 * d * p * q / slabs + refresh / static_cast<double>(c_.precondition_frequency);
       }
     }
     return flops;
   }
 
- private:
+  // Rows and columns that have factors.
+  Shape as_seen(int64_t p, int64_t q) const {
+    if (c_.merge_dims && p * q <= c_.max_precond_dim) return {1, p * q};
+    return {p, q};
+  }
+
   Sides sides(int64_t p, int64_t q) const {
     Sides on{p > 1, q > 1};
-    if (c_.one_sided == "always") (p <= q ? on.right : on.left) = false;
+    if (c_.one_sided == "always" && on.left && on.right) (p <= q ? on.right : on.left) = false;
     if (c_.one_sided != "never") {
       on.left = on.left && p <= c_.max_precond_dim;
       on.right = on.right && q <= c_.max_precond_dim;
@@ -177,9 +236,11 @@ class Soap final : public UpdateRule {
   std::vector<State> states(const Piece& piece) const {
     std::vector<State> out;
     int64_t left = 0, right = 0;
-    for (const Tile& tile : tiles_of(piece.weights.size(0), piece.weights.size(1), c_.block)) {
+    const Shape seen = as_seen(piece.weights.size(0), piece.weights.size(1));
+    const Tensor m = piece.state[0].view(seen), v = piece.state[1].view(seen);
+    for (const Tile& tile : tiles_of(seen[0], seen[1], c_.block)) {
       const Sides on = sides(tile.rows, tile.cols);
-      State s{tile, tile.of(piece.state[0]), tile.of(piece.state[1]), {}, {}, {}, {}};
+      State s{tile, tile.of(m), tile.of(v), {}, {}, {}, {}};
       const auto take = [&](size_t slot, int64_t at, int64_t side) {
         return piece.state[slot].view(-1).narrow(0, at, side * side).view({side, side});
       };
@@ -200,15 +261,29 @@ class Soap final : public UpdateRule {
     return out;
   }
 
-  void add_to_factors(const State& s, const Tensor& grad) const {
+  // A matrix whose slab along one side this rank has; the other side has a factor.
+  State slab_state(const Piece& piece) const {
+    const auto& x = piece.state;
+    const Tile tile{0, piece.weights.size(0), 0, piece.weights.size(1)};
+    if (piece.cut == 1) return {tile, x[0], x[1], x[2], x[3], {}, {}};
+    return {tile, x[0], x[1], {}, {}, x[2], x[3]};
+  }
+
+  // gram: of a shared matrix, what its only factor takes in.
+  void add_to_factors(const State& s, const Tensor& grad, const Tensor& gram = {}) const {
     const double weight = 1 - (c_.shampoo_beta < 0 ? c_.beta2 : c_.shampoo_beta);
+    if (gram.defined()) {
+      Tensor factor = s.L.defined() ? s.L : s.R;
+      factor.mul_(1 - weight).add_(gram, weight);
+      return;
+    }
     const Tensor share = grad * weight;
     if (s.L.defined()) symmetric_product_out(s.L.mul_(1 - weight), share, grad.t(), true);
     if (s.R.defined()) symmetric_product_out(s.R.mul_(1 - weight), share.t(), grad, true);
   }
 
-  void begin(Piece& piece, State& s, const Tensor& grad) const {
-    add_to_factors(s, grad);
+  void begin(Piece& piece, State& s, const Tensor& grad, const Tensor& gram = {}) const {
+    add_to_factors(s, grad, gram);
     const auto set = [&](const Tensor& factor, Tensor& q) {
       if (!factor.defined()) return;
       const std::optional<Tensor> vectors = eigenvectors(factor);
@@ -223,7 +298,8 @@ class Soap final : public UpdateRule {
     set(s.R, s.Q_R);
   }
 
-  void step(Piece& piece, std::vector<State>& tiles, const Tensor& grad, int64_t t) const {
+  void step(Piece& piece, std::vector<State>& tiles, const Tensor& grad, int64_t t,
+            const Tensor& gram = {}) const {
     Tensor direction = at::empty_like(grad);
     for (State& s : tiles) {
       const Tensor g = s.into_basis(s.tile.of(grad));
@@ -237,8 +313,8 @@ class Soap final : public UpdateRule {
       const double n = static_cast<double>(t);
       direction = direction * (std::sqrt(1 - std::pow(c_.beta2, n)) / (1 - std::pow(c_.beta1, n)));
     }
-    apply_direction(piece, direction, DecayOrder::After);
-    for (const State& s : tiles) add_to_factors(s, s.tile.of(grad));
+    apply_direction(piece, direction.view(piece.weights.sizes()), DecayOrder::After);
+    for (const State& s : tiles) add_to_factors(s, s.tile.of(grad), gram);
     if (refreshes(piece, t)) refresh(piece, tiles);
   }
 

@@ -26,6 +26,13 @@ namespace strata {
 // fails too the old basis stays, and the third time in a row is a NumericError naming the
 // parameter.
 //
+// merge_dims: a matrix of at most max_precond_dim elements is one row of them. precondition_1d:
+// vectors of at most max_precond_dim elements are rows too, instead of the companion's.
+//
+// tp_mode = gram: a matrix with one factor, whose other side is the longer one and cut by tp, stays
+// where it is (optimizers-distributed.md 2.9): each rank has its slab of m and v, L (or R) and its
+// basis are on all of them, and G G^T is added up. Not with tiles or normalize_grads.
+//
 // With `stagger` matrix i of a parameter refreshes in a phase that its name and i decide.
 //
 // State: m, v [p, q]; with a left factor L, Q_L [p, p], with a right one R, Q_R [q, q]; with any
@@ -41,9 +48,12 @@ struct SoapConfig {
   // size; always: the smaller one, the left one of a square, if it is at most max_precond_dim.
   std::string one_sided = "auto";
   int64_t max_precond_dim = 10000;
+  bool merge_dims = false;
+  bool precondition_1d = false;
   int64_t block = 0;             // tiles of block x block with factors of their own; 0: whole
   bool normalize_grads = false;  // scale each direction to a root mean square of 1
   bool correct_bias = true;
+  std::string tp_mode = "owner";
   // Matrices refresh in different updates: at t + h instead of t, h from the parameter's name.
   bool stagger = false;
   double weight_decay = 0.01;

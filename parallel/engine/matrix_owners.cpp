@@ -189,15 +189,17 @@ MatrixPlacement place_matrices(const std::vector<MatrixLayer>& layers, const Mat
         std::vector<Place> choices;
         // Where all of it may lie in one shard.
         const int at_home = home != homes.end() ? home->second : s.shard_count() == 1 ? 0 : -1;
-        if (sharing && at_home >= 0 && sharing(p->meta, m.rows, m.cols)) {
+        if (sharing && at_home >= 0) {
           std::vector<OwnedMatrix::Holder> slabs;
           for (int t = 0; t < s.tp; ++t)
             slabs.push_back({md::rank_of(s, copy, at_home, t), t, held(*p, at_home)});
-          matrix.shared_dim = md::slab_dim(matrix, slabs);
-          if (matrix.shared()) {
+          const int cut = md::slab_dim(matrix, slabs);
+          const double each = cut < 0 ? 0 : sharing(p->meta, m.rows, m.cols, cut, s.tp);
+          if (each > 0) {
+            matrix.shared_dim = cut;
             matrix.holders = std::move(slabs);
             matrix.owners = s.tp;
-            item.cost /= s.tp;
+            item.cost = each;
             item.candidates.emplace_back();
             for (int t = 0; t < s.tp; ++t) {
               const std::vector<int> at = md::ranks_at(s, at_home, t);

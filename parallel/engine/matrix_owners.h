@@ -28,8 +28,10 @@ namespace strata {
 // Cost of updating a matrix of [rows, cols] of a parameter as a whole; 0 for parameters that are
 // updated in flat slices. Empty function: there are no others.
 using MatrixCost = std::function<double(const ParamMeta&, int64_t rows, int64_t cols)>;
-// Whether ranks with slabs of the longer side may update a matrix of [rows, cols] together.
-using MatrixSharing = std::function<bool(const ParamMeta&, int64_t rows, int64_t cols)>;
+// What each of `ranks` ranks does when they update a matrix of [rows, cols] together, with slabs of
+// dimension `cut`, the longer one; 0: it needs an owner.
+using MatrixSharing =
+    std::function<double(const ParamMeta&, int64_t rows, int64_t cols, int cut, int ranks)>;
 // Of all matrices of a parameter.
 double matrix_cost(const MatrixCost& cost, const ParamMeta& meta);
 

@@ -17,8 +17,9 @@ LogicalMatrix matrix_of(int64_t index, Box box, size_t row_dim) {
 std::vector<LogicalMatrix> logical_matrices(const ParamMeta& meta) {
   using logical_matrix_detail::matrix_of;
   const Shape& shape = meta.logical;
-  if (shape.size() < 2) return {};
+  if (shape.empty()) return {};
   const Box whole = whole_box(shape);
+  if (shape.size() == 1) return {{.index = 0, .rows = 1, .cols = shape[0], .box = whole}};
   std::vector<LogicalMatrix> out;
   if (meta.view == MatrixView::Batch && shape.size() > 2) {
     for (int64_t i = 0; i < shape[0]; ++i) {

@@ -1,8 +1,8 @@
 #pragma once
 // The matrices that matrix rules work on. A parameter is one matrix (rows = outputs, everything
 // else = columns), several that are stacked in its rows (ParamMeta::matrix_rows: fused q, k, v), or
-// one per leading index (the blocks of a Monarch factor). Never a tensor of a layout: the same list
-// for every plan.
+// one per leading index (the blocks of a Monarch factor). A vector is a matrix of one row. Never a
+// tensor of a layout: the same list for every plan.
 #include <cstdint>
 #include <vector>
 
@@ -16,7 +16,7 @@ struct LogicalMatrix {
   Box box;                     // of the logical tensor
 };
 
-// Pure. Empty for tensors of fewer than two dimensions.
+// Pure. Empty for scalars.
 std::vector<LogicalMatrix> logical_matrices(const ParamMeta& meta);
 
 }  // namespace strata

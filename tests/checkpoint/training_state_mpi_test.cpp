@@ -20,7 +20,7 @@ struct Move {
   int pp, tp, zero, shards;
 };
 
-RunSetup setup_of(const Move& move, const std::string& rule) {
+RunSetup setup_of(const Move& move, const std::string& rule, const std::string& keys = "") {
   RunSetup out;
   out.pp = move.pp;
   out.strategy.tp = move.tp;
@@ -28,6 +28,7 @@ RunSetup setup_of(const Move& move, const std::string& rule) {
   out.strategy.shards = move.shards;
   out.dtype = at::kBFloat16;
   out.rule = rule;
+  out.rule_keys = keys;
   return out;
 }
 
@@ -58,21 +59,27 @@ TEST(TrainingState, EveryLayoutWritesTheBytesItRead) {
   const auto job = make_mpi_communicator();
   const SharedFolder folder(*job);
   int64_t step = 0;
-  for (const auto& [index, rule] : std::vector<std::pair<size_t, std::string>>{
-           {2, "adamw"}, {4, "adamw"}, {2, "muon"}, {4, "muon"}, {2, "soap"}, {4, "galore"}}) {
+  struct Case {
+    size_t index;
+    std::string rule, keys = "";
+  };
+  for (const auto& [index, rule, keys] :
+       {Case{2, "adamw"}, Case{4, "adamw"}, Case{2, "muon"}, Case{4, "muon"}, Case{2, "soap"},
+        Case{4, "galore"}, Case{2, "soap", "tp_mode = gram\none_sided = always\n"},
+        Case{4, "galore", "tp_mode = gram\nrank = 4\n"}}) {
     const testing::TinyModel& model = testing::tiny_models()[index];
     step += 1000;
     const std::vector<Move> layouts = moves(job->size());
     std::filesystem::path first;
     {
-      ModelRun run(model, setup_of(layouts.back(), rule), make_mpi_communicator());
+      ModelRun run(model, setup_of(layouts.back(), rule, keys), make_mpi_communicator());
       for (int64_t s = 0; s < 2; ++s) run.step(s, 0.02);
       first = save(run, folder.path(), ++step);
     }
     const DiffOptions everything{.tolerance = 0, .optim = true};
     for (const Move& move : layouts) {
       SCOPED_TRACE(cat(model.name, " ", rule, " ", move.name));
-      ModelRun run(model, setup_of(move, rule), make_mpi_communicator());
+      ModelRun run(model, setup_of(move, rule, keys), make_mpi_communicator());
       run.optimizer().load(CheckpointReader(first));
       run.manager().weights_changed();
       const auto saved = save(run, folder.path(), ++step);

@@ -164,6 +164,38 @@ TEST(Synthetic, GroupWordsFollowTheGroup) {
   }
 }
 
+TEST(Synthetic, GeneratorsReachTheWholeGroup) {
+  struct Case {
+    const char* name;
+    int n;
+    bool even;
+    size_t count;
+    std::set<int64_t> letters;
+  };
+  // S3: 012, 021 is not a swap of the first two; 102 is number 2, the turns 120 and 201 are 3
+  // and 4.
+  for (const Case& c : {Case{"parity", 2, false, 2, {0, 1}}, Case{"s3", 3, false, 4, {0, 2, 3, 4}},
+                        Case{"a5", 5, true, 5, {}}, Case{"s5", 5, false, 4, {}}}) {
+    SCOPED_TRACE(c.name);
+    const auto elements = permutations(c.n, c.even);
+    DataConfig config = task(c.name, 64);
+    config.letters = "generators";
+    const auto source = make_data_source(config, Split::Train, 1);
+    EXPECT_EQ(source->vocab_size(), std::ssize(elements));
+    const Batch batch = source->rows(0, 200);
+    const auto tokens = ids(batch.tokens.flatten()), labels = ids(batch.labels.flatten());
+    const std::set<int64_t> letters(tokens.begin(), tokens.end());
+    EXPECT_EQ(letters.size(), c.count);
+    if (!c.letters.empty()) {
+      EXPECT_EQ(letters, c.letters);
+    }
+    EXPECT_EQ(std::set<int64_t>(labels.begin(), labels.end()).size(), elements.size());
+    EXPECT_EQ(
+        source->fingerprint() == make_data_source(task(c.name, 64), Split::Train, 1)->fingerprint(),
+        c.n == 2);
+  }
+}
+
 TEST(Masked, HidesTheWantedPartAndAsksForIt) {
   Folder folder;
   write_bytes(folder / "train.bin", numbers<uint16_t>(some_ids(50001, 90)));

@@ -112,7 +112,8 @@ TEST(Welore, TargetsOnParametersAreReachedAndNotBySmallerThresholds) {
       // Of all thresholds below: every one keeps more.
       for (const Spectrum& s : golden.spectra) {
         for (const double z : normalised(s.values)) {
-          if (z < tau) EXPECT_LT(saved(z, min_ratio), ratio) << z << " is less than " << tau;
+          if (z >= tau) continue;
+          EXPECT_LT(saved(z, min_ratio), ratio) << z << " is less than " << tau;
         }
       }
     }

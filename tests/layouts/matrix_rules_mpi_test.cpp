@@ -25,7 +25,9 @@ const std::vector<Rule>& rules() {
       {"muon", "tp_mode = gram\ncoefficients = pe8\n", 0.01, 1e-10},
       // Both sides of a rectangle have no unique basis at first: the larger factor is of low rank.
       {"soap", "precondition_frequency = 4\none_sided = always\n", 0.003, 1e-10},
+      {"soap", "tp_mode = gram\nprecondition_frequency = 4\none_sided = always\n", 0.003, 1e-10},
       {"galore", "rank = 4\nupdate_proj_gap = 6\n", 0.01, 1e-10},
+      {"galore", "tp_mode = gram\nrank = 4\nupdate_proj_gap = 6\n", 0.01, 1e-10},
   };
   return all;
 }

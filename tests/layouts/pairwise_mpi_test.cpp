@@ -26,7 +26,9 @@ TEST(LayoutMatrix, PairwiseRowsEqualOneProcess) {
 TEST(LayoutMatrix, EveryRowEqualsOneProcess) {
   const char* part = std::getenv("STRATA_LAYOUTS");
   int at = 0, of = 1024;
-  if (part != nullptr) ASSERT_EQ(std::sscanf(part, "%d/%d", &at, &of), 2) << "STRATA_LAYOUTS=K/N";
+  if (part != nullptr) {
+    ASSERT_EQ(std::sscanf(part, "%d/%d", &at, &of), 2) << "STRATA_LAYOUTS=K/N";
+  }
   int rows = 0, number = 0;
   for (const LayoutRow& row : all_rows()) {
     if (row.world() != test::world_size() || number++ % of != at) continue;

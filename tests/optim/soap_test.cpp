@@ -81,6 +81,27 @@ TEST_F(Soap, FollowsTheAuthorsCodeFromGivenBases) {
       });
 }
 
+TEST_F(Soap, FollowsTheAuthorsCodeWithMergedDimensions) {
+  SoapConfig c;
+  c.precondition_frequency = 5;
+  c.max_precond_dim = 64;
+  c.merge_dims = c.precondition_1d = true;
+  const auto rule = make_soap(c);
+  EXPECT_TRUE(rule->takes_vectors(64));
+  EXPECT_FALSE(rule->takes_vectors(65));
+  // The larger matrix is as ever. Vectors: the test verify_optim_soap-merged.
+  testing::replay(
+      "soap-merged", *rule, .003, 2,
+      [](const io::SafetensorsReader& in, const std::string& name, int64_t step, Played& played) {
+        if (step != 0) return;
+        for (const auto& [slot, side] : {std::pair("Q_L", ".left"), {"Q_R", ".right"}}) {
+          if (in.contains("q0." + name + side))
+            played.slot(slot).copy_(in.read("q0." + name + side));
+        }
+      });
+  EXPECT_EQ(make_soap(c)->state_slots({2, 3}, at::kFloat)[2].shape, (Shape{6, 6}));
+}
+
 // Without factors: Adam with eps before the correction, one update late, decay last.
 TEST_F(Soap, IsAdamWithoutFactors) {
   SoapConfig c;

@@ -118,6 +118,46 @@ TEST(OptimizerPlan, MatricesCutAlongTheLongerSideCanBeShared) {
     EXPECT_EQ(m.shared, m.parameter.find("mlp") == std::string::npos) << m.parameter;
 }
 
+// SOAP without a factor of the longer side and GaLore, too; not where the longer side has a factor.
+TEST(OptimizerPlan, FactorsOfTheShorterSideCanBeShared) {
+  const auto spec = twelve_layers();
+  const auto soap = [&](const char* one_sided) {
+    return planned(spec, 2, 2, 1, 0, with(make_soap({.one_sided = one_sided, .tp_mode = "gram"})));
+  };
+  const OptimizerPlan one = soap("always"), both = soap("auto");
+  const OptimizerPlan galore = planned(
+      spec, 2, 2, 1, 0, with(make_galore({.rank = 192, .update_proj_gap = 4, .tp_mode = "gram"})));
+  int64_t shared = 0;
+  for (size_t i = 0; i < one.matrices.size(); ++i) {
+    // o and down are cut along their columns: the rows of a square o have the factor (SOAP), its
+    // columns are projected (GaLore); q, k and v the other way round.
+    const std::string& name = one.matrices[i].parameter;
+    const bool mlp = name.find("mlp") != std::string::npos,
+               o = name.find("o_proj") != std::string::npos;
+    EXPECT_EQ(one.matrices[i].shared, mlp || o) << name;
+    shared += one.matrices[i].shared;
+  }
+  EXPECT_EQ(shared, 12 * 4);
+  for (const MatrixAssignment& m : both.matrices) EXPECT_FALSE(m.shared) << m.parameter;
+  for (const MatrixAssignment& m : galore.matrices)
+    EXPECT_EQ(m.shared, m.parameter.find("o_proj") == std::string::npos) << m.parameter;
+  EXPECT_LE(one.imbalance(), 1.10);
+  EXPECT_LE(galore.imbalance(), 1.10);
+  // Each rank has all of a projector, and nothing is copied to an owner.
+  const auto bytes = [](const OptimizerPlan& plan) {
+    int64_t sum = 0;
+    for (const OptimizerShare& share : plan.ranks) sum += share.state_bytes;
+    return sum;
+  };
+  const OptimizerPlan owners =
+      planned(spec, 2, 2, 1, 0, with(make_galore({.rank = 192, .update_proj_gap = 4})));
+  EXPECT_EQ(bytes(galore) - bytes(owners),
+            12 * 4 * (6 * 192 * 768 - 3 * 768 * 768 - 3 * 768 * 2048));
+  // Every fourth update adds up 768 x 768 values, and o travels.
+  EXPECT_LT(galore.ranks[0].exchange_bytes + galore.ranks[1].exchange_bytes,
+            (owners.ranks[0].exchange_bytes + owners.ranks[1].exchange_bytes) / 2);
+}
+
 TEST(OptimizerPlan, RulesAndTheirState) {
   const auto spec = twelve_layers();
   RuleSetConfig config;
