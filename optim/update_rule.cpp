@@ -1,8 +1,7 @@
 #include "optim/update_rule.h"
 
-#include <ATen/TensorOperators.h>
-
 #include "core/text.h"
+#include "optim/matrix/passes.h"
 
 namespace strata {
 
@@ -18,12 +17,11 @@ void UpdateRule::update_shared(std::span<Piece>, int64_t, const SumOverSlabs&) c
   throw InternalError(name() + " shares no matrices");
 }
 
-void apply_direction(Piece& piece, const Tensor& direction, DecayOrder order) {
+void apply_direction(Piece& piece, const Tensor& direction, DecayOrder order, double scale) {
   const double keep = 1 - piece.lr * piece.decay;
-  if (order == DecayOrder::Before && keep != 1) piece.weights.mul_(keep);
-  piece.weights.add_(direction, -piece.lr);
-  if (order == DecayOrder::After && keep != 1) piece.weights.mul_(keep);
-  if (piece.rounded.defined()) piece.rounded.copy_(piece.weights);
+  const bool before = order == DecayOrder::Before;
+  move_weights(piece.weights, direction, piece.lr * scale, before ? keep : 1, before ? 1 : keep,
+               piece.rounded);
 }
 
 }  // namespace strata

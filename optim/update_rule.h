@@ -84,10 +84,12 @@ class UpdateRule {
   virtual double cost(int64_t rows, int64_t cols) const;
 };
 
-// W <- (1 - lr decay) W - lr direction, the way of most rules (decoupled decay), then `rounded`.
-// after: W <- W - lr direction, then W <- (1 - lr decay) W, as GaLore's and SOAP's authors do.
+// W <- (1 - lr decay) W - lr scale direction, the way of most rules (decoupled decay), then
+// `rounded`. After: W <- W - lr scale direction, then W <- (1 - lr decay) W, as GaLore's and SOAP's
+// authors do. The direction can have another type.
 enum class DecayOrder { Before, After };
-void apply_direction(Piece& piece, const Tensor& direction, DecayOrder order = DecayOrder::Before);
+void apply_direction(Piece& piece, const Tensor& direction, DecayOrder order = DecayOrder::Before,
+                     double scale = 1);
 
 using RuleRegistry = Registry<UpdateRule, ConfigVisitor&>;
 // Rules that exist, by optim.name. The visitor reads the rule's keys in the current section

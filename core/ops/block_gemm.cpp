@@ -197,7 +197,9 @@ struct Transpose {
   template <int Bytes>
   [[gnu::always_inline]] static inline void run(int64_t rows, int64_t cols, const T* from,
                                                 int64_t from_stride, T* to, int64_t to_stride) {
-    transpose_block<simd::Vec<T, Bytes>>(rows, cols, from, from_stride, to, to_stride);
+    // Of 16-bit words as many rows as there are registers for.
+    constexpr int kBytes = sizeof(T) == 2 && Bytes > 32 ? 32 : Bytes;
+    transpose_block<simd::Vec<T, kBytes>>(rows, cols, from, from_stride, to, to_stride);
   }
 };
 
@@ -220,6 +222,7 @@ void transpose(int64_t rows, int64_t cols, const T* from, int64_t from_stride, T
   simd::run<block_gemm_detail::Transpose<T>>(rows, cols, from, from_stride, to, to_stride);
 }
 template void transpose<float>(int64_t, int64_t, const float*, int64_t, float*, int64_t);
+template void transpose<uint16_t>(int64_t, int64_t, const uint16_t*, int64_t, uint16_t*, int64_t);
 template void transpose<double>(int64_t, int64_t, const double*, int64_t, double*, int64_t);
 
 }  // namespace strata::ops::block

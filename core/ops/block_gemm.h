@@ -17,7 +17,7 @@ template <class T>
 void gemm(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, const T* A, int64_t lda,
           const T* B, int64_t ldb, T* C, int64_t ldc, bool accumulate);
 
-// to[cols, rows] = from[rows, cols] transposed.
+// to[cols, rows] = from[rows, cols] transposed. T also: uint16_t.
 template <class T>
 void transpose(int64_t rows, int64_t cols, const T* from, int64_t from_stride, T* to,
                int64_t to_stride);

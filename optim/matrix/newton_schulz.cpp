@@ -10,13 +10,15 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/scalar_tensor.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
+#include "core/ops/block_gemm.h"
 #include "optim/matrix/large_product.h"
+#include "optim/matrix/passes.h"
 #include "optim/matrix/symmetric_product.h"
 
 namespace strata {
@@ -70,30 +72,64 @@ Tensor iterate(Tensor x, const std::vector<OddPolynomial>& steps) {
   return x;
 }
 
-// 16 bits: a X is added to B X in fp32, because an identity within P would be rounded with it. The
-// lower halves of X X^T and B, a quarter of the rows at a time.
-Tensor iterate_rounded(Tensor x, const std::vector<OddPolynomial>& steps) {
-  constexpr int64_t kWorth = 512, kParts = 4;
-  const int64_t m = x.size(0), part = m < kWorth ? m : (m + kParts - 1) / kParts;
-  Tensor r = at::empty({m, m}, x.options()), p = at::empty_like(r);
-  const auto lower_half = [&](const Tensor& to, auto&& block_of) {
-    for (int64_t begin = 0; begin < m; begin += part) {
-      const int64_t rows = std::min(part, m - begin), columns = begin + rows;
-      const Tensor block = block_of(begin, rows, columns);
-      to.narrow(0, begin, rows).narrow(1, 0, columns).copy_(block);
-      if (begin == 0) continue;
-      to.narrow(0, 0, begin).narrow(1, begin, rows).copy_(block.narrow(1, 0, begin).t());
+// Symmetric matrices of 16 bits, of which the lower half is computed, a quarter of the rows at a
+// time.
+class HalfComputed {
+ public:
+  HalfComputed(int64_t m, const at::TensorOptions& on)
+      : whole_(at::empty({m, m}, on)), block_(at::empty({m * part()}, on)) {}
+  const Tensor& whole() const { return whole_; }
+
+  // block_of(to, begin, rows, columns): rows [begin, begin + rows) up to the diagonal.
+  template <class BlockOf>
+  void compute(BlockOf&& block_of) {
+    const int64_t m = whole_.size(0);
+    for (int64_t begin = 0; begin < m; begin += part()) {
+      const int64_t rows = std::min(part(), m - begin), columns = begin + rows;
+      Tensor block = block_.narrow(0, 0, rows * columns).view({rows, columns});
+      block_of(block, begin, rows, columns);
+      whole_.narrow(0, begin, rows).narrow(1, 0, columns).copy_(block);
+      const auto* from = static_cast<const uint16_t*>(block.const_data_ptr());
+      auto* to = static_cast<uint16_t*>(whole_.mutable_data_ptr());
+      ops::block::transpose(rows, begin, from, columns, to + begin, m);
     }
-  };
+  }
+
+ private:
+  int64_t part() const {
+    constexpr int64_t kWorth = 512, kParts = 4;
+    const int64_t m = whole_.size(0);
+    return m < kWorth ? m : (m + kParts - 1) / kParts;
+  }
+  Tensor whole_, block_;
+};
+
+// 16 bits: a X is added to B X in fp32, because an identity within P would be rounded with it. x of
+// either orientation, as it lies.
+Tensor iterate_rounded(Tensor x, const std::vector<OddPolynomial>& steps) {
+  const bool tall = x.size(0) > x.size(1);
+  const int64_t m = std::min(x.size(0), x.size(1));
+  HalfComputed r(m, x.options()), p(m, x.options());
+  Tensor next = at::empty_like(x);
   for (const auto& [a, b, c] : steps) {
-    lower_half(r, [&](int64_t begin, int64_t rows, int64_t columns) {
-      return at::mm(x.narrow(0, begin, rows), x.narrow(0, 0, columns).t());
+    const Tensor wide = tall ? x.t() : x;
+    r.compute([&](Tensor& to, int64_t begin, int64_t rows, int64_t columns) {
+      at::mm_out(to, wide.narrow(0, begin, rows), wide.narrow(0, 0, columns).t());
     });
-    lower_half(p, [&](int64_t begin, int64_t rows, int64_t columns) {
-      const Tensor own = r.narrow(0, begin, rows), part_of_r = own.narrow(1, 0, columns);
-      return c == 0 ? part_of_r * b : at::addmm(part_of_r, own, r.narrow(1, 0, columns), b, c);
+    p.compute([&, b = b, c = c](Tensor& to, int64_t begin, int64_t rows, int64_t columns) {
+      const Tensor own = r.whole().narrow(0, begin, rows), part_of_r = own.narrow(1, 0, columns);
+      if (c == 0) {
+        at::mul_out(to, part_of_r, at::scalar_tensor(b, part_of_r.options()));
+      } else {
+        at::addmm_out(to, part_of_r, own, r.whole().narrow(1, 0, columns), b, c);
+      }
     });
-    x = at::addmm(x, p, x, a, 1);
+    if (tall) {
+      at::addmm_out(next, x, x, p.whole(), a, 1);
+    } else {
+      at::addmm_out(next, x, p.whole(), x, a, 1);
+    }
+    std::swap(x, next);
   }
   return x;
 }
@@ -137,20 +173,21 @@ bool starts_newton_schulz_gram(size_t step) { return step == 0 || step % 3 == 2;
 
 Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute) {
   if (!x.is_cpu()) return newton_schulz_batch(x.unsqueeze(0), how, compute).squeeze(0);
-  const bool tall = x.size(0) > x.size(1);
-  Tensor y = (tall ? x.t() : x).contiguous();
+  const bool rounded = compute != at::kFloat && compute != at::kDouble;
+  const bool turned = !rounded && x.size(0) > x.size(1);
+  Tensor y = (turned ? x.t() : x).contiguous();
   const double norm = how.pre * norm_of(y);
-  if (norm == 0) return at::zeros_like(x, at::MemoryFormat::Contiguous);
+  if (norm == 0) return at::zeros(x.sizes(), x.options().dtype(compute));
   const double by = how.clamp ? std::max(norm, how.eps) : norm + how.eps;
-  y = (y.to(compute == at::kDouble ? compute : y.scalar_type()) * (1 / by)).to(compute);
-  if (compute != at::kFloat && compute != at::kDouble) {
+  y = scaled_to(compute == at::kDouble ? y.to(compute) : y, 1 / by, compute);
+  if (rounded) {
     y = iterate_rounded(y, how.steps);
   } else if (takes_newton_schulz_gram(y.size(0), y.size(1), how.steps.size())) {
     y = iterate_gram(y, how.steps);
   } else {
     y = iterate(y, how.steps);
   }
-  return (tall ? y.t() : y).to(x.scalar_type()).contiguous();
+  return turned ? y.t().contiguous() : y;
 }
 
 Tensor newton_schulz_batch(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute) {
@@ -165,7 +202,7 @@ Tensor newton_schulz_batch(const Tensor& x, const NewtonSchulz& how, at::ScalarT
     const Tensor p = c == 0 ? r * b : at::baddbmm(r, r, r, b, c);
     y = at::baddbmm(y, p, y, a, 1);
   }
-  return (tall ? y.transpose(1, 2) : y).to(x.scalar_type()).contiguous();
+  return (tall ? y.transpose(1, 2) : y).contiguous();
 }
 
 double newton_schulz_flops(int64_t rows, int64_t cols, const NewtonSchulz& how, int slabs) {

@@ -12,16 +12,17 @@
 //     with a restart (X <- Q X, R = X X^T, Q = I) before the third step and every third after it,
 //     because R knows singular values only to the root of the rounding error (Dao-AILab,
 //     gram-newton-schulz).
-// 16 bits on CPUs: the plain form, with halves of the symmetric products.
+// 16 bits on CPUs: the plain form, with halves of the symmetric products; x with more rows than
+// columns as it lies, X <- X P.
 #include "core/tensor.h"
 #include "optim/matrix/newton_schulz_sets.h"
 
 namespace strata {
 
-// x [rows, cols] in fp32 or fp64. The result has x's shape and type; zero gives zero, 1 x N gives
-// f(1) x / |x|. The norm is summed in fp64. compute: the type of the products; a 16-bit type is
-// taken after the division by the norm, so that nothing over- or underflows. The bits depend on x
-// alone, not on threads.
+// x [rows, cols] in fp32 or fp64. The result has x's shape and the type `compute`; zero gives zero,
+// 1 x N gives f(1) x / |x|. The norm is summed in fp64. compute: the type of the products; a 16-bit
+// type is taken after the division by the norm, so that nothing over- or underflows. The bits
+// depend on x alone, not on threads.
 Tensor newton_schulz(const Tensor& x, const NewtonSchulz& how, at::ScalarType compute);
 
 // A batch x [L, rows, cols], in the plain form and LibTorch's batched products: for devices, and

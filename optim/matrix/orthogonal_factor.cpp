@@ -3,7 +3,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
+#include <ATen/ops/geqrf.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_householder_product.h>
 #include <ATen/ops/linalg_solve_triangular.h>
 #include <ATen/ops/linalg_vector_norm.h>
 
@@ -17,6 +19,7 @@
 #include "optim/matrix/symmetric_product.h"
 
 namespace strata {
+
 bool is_orthogonal(const Tensor& q, double bound) {
   constexpr int64_t kVectors = 4;
   const int64_t k = q.size(1);
@@ -27,6 +30,11 @@ bool is_orthogonal(const Tensor& q, double bound) {
   z = z.to(q.options());
   const Tensor back = ops::matrix_product(q.t(), ops::matrix_product(q, z));
   return (back - z).abs().max().item<double>() <= bound;
+}
+
+Tensor orthogonal_factor_by_reflections(const Tensor& x) {
+  const auto [reflections, tau] = at::geqrf(x);
+  return at::linalg_householder_product(reflections, tau);
 }
 
 std::optional<Tensor> orthogonal_factor_by_gram(const Tensor& x) {

@@ -1,5 +1,5 @@
 #pragma once
-// The orthogonal factor of a matrix, by products where its columns allow.
+// The orthogonal factor of a matrix.
 #include <optional>
 
 #include "core/tensor.h"
@@ -14,6 +14,9 @@ namespace strata {
 // Nothing where that does not do: columns that are zero, not finite or, scaled, nearly dependent.
 // Householder's algorithm takes any.
 std::optional<Tensor> orthogonal_factor_by_gram(const Tensor& x);
+
+// Q of x = Q R by Householder's algorithm, in LAPACK; R is not formed.
+Tensor orthogonal_factor_by_reflections(const Tensor& x);
 
 // Whether |Q^T Q - I| of q [n, k] is at most `bound` as far as four vectors of signs show it, at a
 // small part of the cost of Q^T Q: an error of that size in one entry moves them by as much. False

@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_eigh.h>
-#include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linalg_vector_norm.h>
 
@@ -34,7 +33,7 @@ Tensor top_eigenvectors(const Tensor& s, int64_t rank) {
 
 Tensor orthonormal(const Tensor& x) {
   if (const std::optional<Tensor> q = orthogonal_factor_by_gram(x)) return *q;
-  return std::get<0>(at::linalg_qr(x)).contiguous();
+  return orthogonal_factor_by_reflections(x).contiguous();
 }
 
 // From samples of the range of a Gram matrix.

@@ -159,8 +159,8 @@ class Galore final : public UpdateRule {
     const int64_t seen = c_.on_refresh == "reset" ? updates % c_.update_proj_gap : updates;
     const double t = static_cast<double>(seen + 1);
     const double step = std::sqrt(1 - std::pow(c_.beta2, t)) / (1 - std::pow(c_.beta1, t));
-    const Tensor direction = s.back(s.m / s.v.sqrt().add_(c_.eps)).mul_(c_.scale * step);
-    apply_direction(piece, direction, DecayOrder::After);
+    apply_direction(piece, s.back(s.m / s.v.sqrt().add_(c_.eps)), DecayOrder::After,
+                    c_.scale * step);
   }
 
   static Rng random_of(const Piece& piece, int64_t updates) {

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "optim/matrix/newton_schulz_slabs.h"
+#include "optim/matrix/passes.h"
 #include "optim/rules/each_piece.h"
 
 namespace strata {
@@ -129,15 +130,13 @@ class Muon final : public UpdateRule {
 
   // Takes the gradient into the momentum and gives U.
   Tensor averaged(Piece& piece) const {
-    Tensor& m = piece.state[0];
-    const double fresh = (1 - c_.momentum) * piece.grad_scale;
-    m.mul_(c_.momentum).add_(piece.grad, fresh);
-    return c_.nesterov ? (m * c_.momentum).add_(piece.grad, fresh) : m;
+    return take_in(piece.state[0], piece.grad, c_.momentum, (1 - c_.momentum) * piece.grad_scale,
+                   c_.nesterov);
   }
 
   void apply(Piece& piece, const Tensor& direction) const {
     const auto shape = piece.whole.empty() ? piece.weights.sizes() : at::IntArrayRef(piece.whole);
-    apply_direction(piece, direction * scale(shape[0], shape[1]));
+    apply_direction(piece, direction, DecayOrder::Before, scale(shape[0], shape[1]));
   }
 
   double scale(int64_t rows, int64_t cols) const {

@@ -5,7 +5,6 @@
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_eigh.h>
-#include <ATen/ops/linalg_qr.h>
 
 #include <algorithm>
 #include <cmath>
@@ -89,7 +88,7 @@ std::optional<Tensor> eigenvectors(const Tensor& factor) {
 }
 
 std::optional<Tensor> orthogonal_factor(const Tensor& a) {
-  return basis(a, [](const Tensor& x) { return std::get<0>(at::linalg_qr(x)); });
+  return basis(a, orthogonal_factor_by_reflections);
 }
 
 struct Sides {
@@ -309,11 +308,10 @@ class Soap final : public UpdateRule {
     }
     // Before the scaling to 1, which is of the direction without the corrections.
     if (c_.normalize_grads) direction = direction / (1e-30 + direction.square().mean().sqrt());
-    if (c_.correct_bias) {
-      const double n = static_cast<double>(t);
-      direction = direction * (std::sqrt(1 - std::pow(c_.beta2, n)) / (1 - std::pow(c_.beta1, n)));
-    }
-    apply_direction(piece, direction.view(piece.weights.sizes()), DecayOrder::After);
+    const double n = static_cast<double>(t);
+    const double correction =
+        c_.correct_bias ? std::sqrt(1 - std::pow(c_.beta2, n)) / (1 - std::pow(c_.beta1, n)) : 1;
+    apply_direction(piece, direction.view(piece.weights.sizes()), DecayOrder::After, correction);
     for (const State& s : tiles) add_to_factors(s, s.tile.of(grad), gram);
     if (refreshes(piece, t)) refresh(piece, tiles);
   }

@@ -82,18 +82,26 @@ TEST(BlockGemm, RowsDoNotDependOnOneAnother) {
   }
 }
 
+template <class T>
+void expect_transposed(int64_t rows, int64_t cols) {
+  std::vector<T> x(static_cast<size_t>(rows * (cols + 2)));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<T>(i);
+  std::vector<T> y(static_cast<size_t>(cols * (rows + 1)), static_cast<T>(-1));
+  ops::block::transpose<T>(rows, cols, x.data(), cols + 2, y.data(), rows + 1);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      EXPECT_EQ(y[static_cast<size_t>(c * (rows + 1) + r)],
+                x[static_cast<size_t>(r * (cols + 2) + c)]);
+    }
+  }
+}
+
 TEST(BlockGemm, Transposes) {
   for (const auto& [rows, cols] :
-       {std::pair<int64_t, int64_t>{1, 1}, {16, 16}, {33, 50}, {64, 7}}) {
-    const auto x = values<float>(rows * (cols + 2), "x");
-    std::vector<float> y(static_cast<size_t>(cols * (rows + 1)), -1.0f);
-    ops::block::transpose<float>(rows, cols, x.data(), cols + 2, y.data(), rows + 1);
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < cols; ++c) {
-        EXPECT_EQ(y[static_cast<size_t>(c * (rows + 1) + r)],
-                  x[static_cast<size_t>(r * (cols + 2) + c)]);
-      }
-    }
+       {std::pair<int64_t, int64_t>{1, 1}, {16, 16}, {33, 50}, {64, 7}, {96, 200}}) {
+    expect_transposed<float>(rows, cols);
+    expect_transposed<double>(rows, cols);
+    expect_transposed<uint16_t>(rows, cols);
   }
 }
 

@@ -28,6 +28,8 @@ TEST(OrthogonalFactor, IsHouseholdersUpToSigns) {
     const std::optional<Tensor> q = orthogonal_factor_by_gram(x);
     ASSERT_TRUE(q.has_value()) << n << " " << k;
     EXPECT_LE(away_from_identity(*q), 3e-14) << n << " " << k;
+    const Tensor reflected = orthogonal_factor_by_reflections(x);
+    EXPECT_LE((reflected - wanted).abs().max().item<double>(), 1e-13) << n << " " << k;
     const Tensor same = wanted * r.diagonal().sign();
     EXPECT_LE((*q - same).abs().max().item<double>(), 1e-12) << n << " " << k;
 
