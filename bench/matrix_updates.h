@@ -37,10 +37,11 @@ inline UpdatedMatrix make_matrix(std::string name, const Shape& shape, const Upd
 }
 
 struct UpdateTime {
-  double ms = 0, cpu_ms = 0;
+  double ms = 0, cpu_ms = 0;  // medians
+  double longest_ms = 0, longest_cpu_ms = 0;
 };
 
-// Medians of `rounds` updates, each with new gradients, after two that make the state: the first
+// Of `rounds` updates, each with new gradients, after two that make the state: the first
 // update of SOAP and GaLore finds the bases.
 inline UpdateTime time_updates(const UpdateRule& rule, std::vector<UpdatedMatrix>& matrices,
                                int64_t rounds) {
@@ -69,7 +70,7 @@ inline UpdateTime time_updates(const UpdateRule& rule, std::vector<UpdatedMatrix
   }
   std::sort(ms.begin(), ms.end());
   std::sort(cpu_ms.begin(), cpu_ms.end());
-  return {ms[ms.size() / 2], cpu_ms[cpu_ms.size() / 2]};
+  return {ms[ms.size() / 2], cpu_ms[cpu_ms.size() / 2], ms.back(), cpu_ms.back()};
 }
 
 }  // namespace strata::bench

@@ -12,7 +12,7 @@ here=$(dirname "$0")
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
 # ours:theirs
-for pair in ${CASES:-adamw:adamw muon:muon muon:muon-fp32 muon-bf16:muon soap:soap soap-refresh:soap-refresh \
+for pair in ${CASES:-adamw:adamw muon:muon muon:muon-fp32 muon-bf16:muon soap:soap soap-refresh:soap-refresh soap-spread:soap-refresh \
     galore-refresh:galore-refresh galore-randomized:galore-refresh}; do
   for round in $(seq "${ROUNDS:-3}"); do
     echo "$pair ours $("$program" --case="${pair%%:*}" "$@")" >>"$results"

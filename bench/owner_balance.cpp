@@ -5,12 +5,17 @@
 //
 //   owner_balance [--rule=muon|soap|galore] [--owners=2,4,8] [--rounds=3]
 //
+// Under mpirun every process is an owner (and --owners is their number), and all work at the same
+// time.
+//
 // planned, measured: work of the busiest owner over the mean. SOAP and GaLore: mean update, with
 // its share of a refresh.
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -24,6 +29,7 @@
 #include "optim/rules/galore.h"
 #include "optim/rules/muon.h"
 #include "optim/rules/soap.h"
+#include "parallel/comm/process.h"
 
 namespace strata::owner_balance_bench {
 
@@ -96,7 +102,30 @@ double busiest_over_mean(const std::vector<double>& work) {
   return *std::max_element(work.begin(), work.end()) * static_cast<double>(work.size()) / sum;
 }
 
-void run(const Arguments& a) {
+// Processor time of a mean update of what `owner` owns.
+double share_ms(int owner, const OptimizerPlan& plan, const Rules& rules, int64_t rounds) {
+  std::vector<bench::UpdatedMatrix> mine = owned_by(owner, plan, *rules.between);
+  const double mean = bench::time_updates(*rules.between, mine, rounds).cpu_ms;
+  if (!rules.refreshing) return mean;
+  const double refresh = bench::time_updates(*rules.refreshing, mine, rounds).cpu_ms;
+  return mean + (refresh - mean) / rules.period;
+}
+
+// Of all owners; those of other processes are theirs to measure.
+std::vector<double> measure(int owners, const OptimizerPlan& plan, const Rules& rules,
+                            int64_t rounds, Communicator& job) {
+  const Tensor ms = at::zeros({owners}, at::TensorOptions().dtype(at::kDouble));
+  double* values = ms.data_ptr<double>();
+  for (int owner = 0; owner < owners; ++owner) {
+    if (job.size() == 1 || job.rank() == owner)
+      values[owner] = share_ms(owner, plan, rules, rounds);
+  }
+  job.all_reduce(ms, ReduceOp::Sum, {}).wait_host();
+  return {values, values + owners};
+}
+
+void run(Arguments a, Communicator& job) {
+  if (job.size() > 1) a.owners = {job.size()};
   std::shared_ptr<const ModelSpec> spec = make_model_from_json(
       R"({"model_type": "llama", "hidden_size": 768, "num_hidden_layers": 12,
           "num_attention_heads": 12, "intermediate_size": 2048, "vocab_size": 32000,
@@ -112,20 +141,13 @@ void run(const Arguments& a) {
     request.global_batch = owners;
     const OptimizerPlan plan = plan_optimizer(spec, make_uniform_plan(request, spec->layer_count()),
                                               set, ManagerOptions{}, {});
-    std::vector<double> ms;
-    for (int owner = 0; owner < owners; ++owner) {
-      std::vector<bench::UpdatedMatrix> mine = owned_by(owner, plan, *rules.between);
-      double mean = bench::time_updates(*rules.between, mine, a.rounds).cpu_ms;
-      if (rules.refreshing) {
-        const double refresh = bench::time_updates(*rules.refreshing, mine, a.rounds).cpu_ms;
-        mean += (refresh - mean) / rules.period;
-      }
-      ms.push_back(mean);
-    }
+    const std::vector<double> ms = measure(static_cast<int>(owners), plan, rules, a.rounds, job);
+    if (job.rank() != 0) continue;
     std::printf(
-        "{\"name\": \"owner_balance\", \"rule\": \"%s\", \"owners\": %lld, \"planned\": %.3f, "
-        "\"measured\": %.3f, \"mean_ms\": %.1f}\n",
-        a.rule.c_str(), static_cast<long long>(owners), plan.imbalance(), busiest_over_mean(ms),
+        "{\"name\": \"owner_balance\", \"rule\": \"%s\", \"owners\": %lld, \"processes\": %d, "
+        "\"planned\": %.3f, \"measured\": %.3f, \"mean_ms\": %.1f}\n",
+        a.rule.c_str(), static_cast<long long>(owners), job.size(), plan.imbalance(),
+        busiest_over_mean(ms),
         std::accumulate(ms.begin(), ms.end(), 0.0) / static_cast<double>(ms.size()));
     std::fflush(stdout);
   }
@@ -137,7 +159,14 @@ int main(int argc, char** argv) {
   using namespace strata;
   try {
     at::set_num_threads(1);
-    owner_balance_bench::run(owner_balance_bench::parse(argc, argv));
+    const auto arguments = owner_balance_bench::parse(argc, argv);
+    const bool parallel = std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMI_SIZE");
+    if (parallel) start_mpi();
+    {
+      const auto job = parallel ? make_mpi_communicator() : make_self_communicator();
+      owner_balance_bench::run(arguments, *job);
+    }
+    if (parallel) finish_mpi();
     return 0;
   } catch (const Error& e) {
     std::fprintf(stderr, "%s\n", e.what());

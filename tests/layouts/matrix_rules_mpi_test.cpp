@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/text.h"
+#include "models/register.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/run_model.h"
 
@@ -63,15 +64,20 @@ std::string text_of(const RunSetup& s) {
              s.strategy.shards);
 }
 
-std::map<std::string, Tensor> trained(const TinyModel& model, RunSetup setup, const Rule& rule,
-                                      std::unique_ptr<Communicator> job) {
+std::map<std::string, Tensor> trained(std::shared_ptr<const ModelSpec> model, RunSetup setup,
+                                      const Rule& rule, std::unique_ptr<Communicator> job,
+                                      int64_t steps = kSteps) {
   setup.rule = rule.name;
   // Biases of keys have no gradient but rounding, which AdamW would blow up.
   setup.rule_keys = rule.keys + "aux.eps = 1e-6\n";
   setup.max_grad_norm = 0.5;
-  ModelRun run(model, setup, std::move(job));
-  for (int64_t step = 0; step < kSteps; ++step) (void)run.step(step, rule.lr);
+  ModelRun run(std::move(model), setup, std::move(job));
+  for (int64_t step = 0; step < steps; ++step) (void)run.step(step, rule.lr);
   return run.weights();
+}
+std::map<std::string, Tensor> trained(const TinyModel& model, const RunSetup& setup,
+                                      const Rule& rule, std::unique_ptr<Communicator> job) {
+  return trained(make_tiny(model), setup, rule, std::move(job));
 }
 
 }  // namespace matrix_rules_detail
@@ -121,6 +127,33 @@ TEST(MatrixRules, MixedPlansEqualOneProcess) {
     const auto got = trained(model, mixed, rule, make_mpi_communicator());
     for (const auto& [name, value] : got)
       EXPECT_LE(relative_error(value, expected.at(name), value), rule.tolerance) << name;
+  }
+}
+
+// Matrices for which processors with a matrix unit use it (core/ops/tile_product.h): fp32, as far
+// as gradients agree.
+TEST(MatrixRules, LargeMatricesInFp32) {
+  if (test::world_size() < 2) return;
+  const std::shared_ptr<const ModelSpec> model = make_model_from_json(
+      R"({"model_type": "llama", "hidden_size": 192, "num_hidden_layers": 1,
+          "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 64,
+          "max_position_embeddings": 32})",
+      "test");
+  for (const Rule& rule : {Rule{"muon", "", 0.01, 1e-4},
+                           {"muon", "tp_mode = gram\n", 0.01, 1e-4},
+                           {"galore", "rank = 48\nsvd = gram\n", 0.01, 1e-4},
+                           {"galore", "rank = 48\ntp_mode = gram\n", 0.01, 1e-4}}) {
+    RunSetup one;
+    one.dtype = at::kFloat;
+    const auto expected = trained(model, one, rule, make_self_communicator(), 4);
+    for (const int zero : {0, 1}) {
+      RunSetup cut = one;
+      cut.strategy.zero = zero;
+      cut.strategy.tp = zero == 0 ? 2 : 1;
+      SCOPED_TRACE(cat(rule.name, " ", rule.keys, " ", text_of(cut)));
+      for (const auto& [name, value] : trained(model, cut, rule, make_mpi_communicator(), 4))
+        EXPECT_LE(relative_error(value, expected.at(name), value), rule.tolerance) << name;
+    }
   }
 }
 

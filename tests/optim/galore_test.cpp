@@ -267,6 +267,27 @@ TEST_F(Galore, EdgeCases) {
   }
 }
 
+// Samples come from the matrix's name, its number within the parameter and the update alone.
+TEST_F(Galore, SamplesOfMatricesDiffer) {
+  const auto rule = make_galore({.rank = 4, .svd = "randomized"});
+  const auto projector = [&](std::string_view name, int64_t index) {
+    Played played(*rule, testing::normal({24, 40}, 1));
+    const Tensor grad = testing::normal({24, 4}, 2).mm(testing::normal({4, 40}, 3)) +
+                        .01 * testing::normal({24, 40}, 4);
+    Piece one = played.piece(grad, .01);
+    one.name = name;
+    one.index = index;
+    rule->update({&one, 1}, 0);
+    return played.slot("projector").clone();
+  };
+  const Tensor first = projector("a", 0);
+  EXPECT_TRUE(first.equal(projector("a", 0)));
+  EXPECT_FALSE(first.equal(projector("a", 1)));
+  EXPECT_FALSE(first.equal(projector("b", 0)));
+  // They are samples of one subspace.
+  EXPECT_LE(relative(projector("a", 1), first, first), 1e-6);
+}
+
 TEST_F(Galore, ReadsItsKeysFromARunFile) {
   ConfigReader reader;
   reader.add_ini("[optim]\nrank = 0\nupdate_proj_gap = 5\nsvd = gram\n", "run.ini");
