@@ -11,6 +11,7 @@
 #include "optim/rules/adamw.h"
 #include "optim/rules/galore.h"
 #include "optim/rules/muon.h"
+#include "optim/rules/sgd.h"
 #include "optim/rules/soap.h"
 
 namespace strata {
@@ -122,6 +123,19 @@ GaloreConfig galore_of(const Json& hyper) {
   return c;
 }
 
+// torch's form; its own decay is a part of the gradient, which no rule here does.
+SgdConfig sgd_of(const Json& hyper) {
+  SgdConfig c;
+  c.momentum = hyper.value("momentum", 0.0);
+  c.nesterov = hyper.value("nesterov", false);
+  c.weight_decay = hyper.value("weight_decay", 0.0);
+  const bool coupled = c.weight_decay != 0 && hyper.value("weight_decay_mode", "") != "decoupled";
+  if (coupled || hyper.value("dampening", 0.0) != 0)
+    throw DataError(
+        "hyper: of SGD, dampening and a weight decay that is not decoupled are not offered.");
+  return c;
+}
+
 // Everything to `rule`, vectors to the companion.
 std::shared_ptr<const RuleSet> rules_of(std::unique_ptr<UpdateRule> rule, AdamWConfig companion) {
   return std::make_shared<const RuleSet>(std::move(rule), make_adamw(companion),
@@ -169,9 +183,11 @@ std::vector<TraceGroup> groups_of(const Json& hyper) {
     } else {
       add_adamw(hyper);
     }
+  } else if (is("sgd")) {
+    add(names_of(hyper), hyper, std::make_shared<const RuleSet>(make_sgd(sgd_of(hyper))));
   } else {
     throw DataError(cat("hyper: optimizer is \"", optimizer,
-                        "\", allowed: AdamW, Muon, SOAP, GaLore (see docs/optimizers.md)."));
+                        "\", allowed: AdamW, Muon, SOAP, GaLore, SGD (see docs/optimizers.md)."));
   }
   return out;
 }

@@ -10,6 +10,7 @@
 //   {"optimizer": "SOAP", "names", "lr", "betas", "shampoo_beta", "eps", "weight_decay",
 //    "precondition_frequency", "max_precond_dim", "normalize_grads", "correct_bias", "merge_dims",
 //    "precondition_1d"}
+//   {"optimizer": "torch.optim.SGD", "names", "lr", "momentum", "nesterov"}
 //   {"optimizer": "GaLore AdamW", "names", "adamw_names", "rank", "update_proj_gap", "scale",
 //    "proj_type", "lr", "betas", "eps", "weight_decay", "on_refresh"}
 //
