@@ -27,10 +27,11 @@ namespace strata {
 // parameter.
 //
 // merge_dims: a matrix of at most max_precond_dim elements is one row of them. precondition_1d:
-// vectors of at most max_precond_dim elements are rows too, instead of the companion's. A factor of
-// n x n that takes in one direction per update (these, and the longer side of a matrix more than
-// twice as long as wide) has no unique basis before about n updates: until then rounding decides
-// what the rest of it is, and layouts agree only as well as two runs of other programs do.
+// vectors of at most max_precond_dim elements are rows too, instead of the companion's.
+//
+// A factor that the gradients so far do not span (of a vector, or of the longer side of a matrix,
+// in the first updates) has no unique basis: rounding decides what the rest of it is, so that
+// layouts agree no better than different programs do.
 //
 // tp_mode = gram: a matrix with one factor, whose other side is the longer one and cut by tp, stays
 // where it is (optimizers-distributed.md 2.9): each rank has its slab of m and v, L (or R) and its
