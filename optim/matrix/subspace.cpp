@@ -36,12 +36,21 @@ Tensor orthonormal(const Tensor& x) {
   return orthogonal_factor_by_reflections(x).contiguous();
 }
 
+Tensor random_signs(int64_t rows, int64_t cols, const Rng& random) {
+  const Tensor out = at::empty({rows, cols}, at::TensorOptions().dtype(at::kFloat));
+  float* to = out.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < rows * cols; i += 32) {
+    const uint32_t bits = random.word(static_cast<uint64_t>(i / 32));
+    for (int64_t k = 0; k < 32 && i + k < rows * cols; ++k)
+      to[i + k] = (bits >> k & 1) != 0 ? 1.F : -1.F;
+  }
+  return out;
+}
+
 // From samples of the range of a Gram matrix.
 Tensor top_by_sampling(const Tensor& gram, int64_t rank, const Rng& random) {
   const int64_t width = std::min(rank + 8, gram.size(0));
-  Tensor y = at::empty({gram.size(0), width}, at::TensorOptions().dtype(at::kFloat));
-  random.fill_normal(0, y.numel(), y.mutable_data_ptr<float>());
-  y = y.to(gram.options());
+  Tensor y = random_signs(gram.size(0), width, random).to(gram.options());
   for (int i = 0; i < 3; ++i) y = orthonormal(large_product(gram, y));
   const Tensor small = symmetric_product(y.t(), large_product(gram, y));
   return large_product(y, top_eigenvectors(small, rank));
@@ -55,13 +64,34 @@ Tensor top_of_gram(const Tensor& gram, int64_t longer, int64_t rank, SubspaceMet
   return sample ? top_by_sampling(gram, rank, random) : top_eigenvectors(gram, rank);
 }
 
-Tensor through_gram(const Tensor& x, int64_t rank, SubspaceMethod method, const Rng& random) {
-  const int64_t longer = std::max(x.size(0), x.size(1));
-  if (x.size(0) <= x.size(1))
-    return top_of_gram(symmetric_product(x, x.t()), longer, rank, method, random);
+Tensor gram_of(const Tensor& x) {
+  return x.size(0) <= x.size(1) ? symmetric_product(x, x.t()) : symmetric_product(x.t(), x);
+}
+
+double length_of(const Tensor& x) {
+  return at::linalg_vector_norm(x, 2, {}, false, at::kDouble).item<double>();
+}
+
+// The smaller Gram matrix of x, of trace 1; undefined if x is zero or not finite. Where squares
+// over- or underflow x is brought to length 1 first.
+Tensor unit_gram(const Tensor& x) {
+  const double far = x.scalar_type() == at::kDouble ? 1e200 : 1e25;
+  Tensor gram = gram_of(x);
+  double trace = gram.trace().item<double>();
+  if (!(trace > 1 / far && trace < far)) {
+    const double length = length_of(x);
+    if (!std::isfinite(length) || length == 0) return {};
+    gram = gram_of(x * (1 / length));
+    trace = gram.trace().item<double>();
+  }
+  return gram.mul_(1 / trace);
+}
+
+Tensor through_gram(const Tensor& x, const Tensor& gram, int64_t rank, SubspaceMethod method,
+                    const Rng& random) {
+  const Tensor v = top_of_gram(gram, std::max(x.size(0), x.size(1)), rank, method, random);
   // x v has the directions; QR, because lengths near zero say little about them.
-  const Tensor v = top_of_gram(symmetric_product(x.t(), x), longer, rank, method, random);
-  return orthonormal(large_product(x, v));
+  return x.size(0) <= x.size(1) ? v : orthonormal(large_product(x, v));
 }
 
 Tensor with_canonical_signs(const Tensor& u) {
@@ -69,12 +99,12 @@ Tensor with_canonical_signs(const Tensor& u) {
   return u * largest.sign();
 }
 
-// What `find` gives, in fp64 and with signs; undefined when it fails.
+// What `find` gives, with signs; undefined when it fails.
 template <class Find>
 Tensor canonical(Find&& find) {
   Tensor u;
   try {
-    u = find().to(at::kDouble);
+    u = find();
   } catch (const c10::LinAlgError&) {  // LAPACK did not converge
     return {};
   }
@@ -85,16 +115,18 @@ Tensor canonical(Find&& find) {
 }  // namespace subspace_detail
 
 Tensor leading_vectors(const Tensor& x, int64_t rank, SubspaceMethod method, const Rng& random) {
-  const double length = at::linalg_vector_norm(x, 2, {}, false, at::kDouble).item<double>();
-  if (!std::isfinite(length) || length == 0) return {};
-  return subspace_detail::canonical([&] {
-    if (method == SubspaceMethod::Full) {
-      return std::get<0>(at::linalg_svd(x.to(at::kDouble), /*full_matrices=*/false))
-          .slice(1, 0, rank);
-    }
-    // Squares neither over- nor underflow.
-    return subspace_detail::through_gram(x * (1 / length), rank, method, random);
-  });
+  namespace d = subspace_detail;
+  if (method == SubspaceMethod::Full) {
+    const double length = d::length_of(x);
+    if (!std::isfinite(length) || length == 0) return {};
+    return d::canonical([&] {
+      const Tensor u = std::get<0>(at::linalg_svd(x.to(at::kDouble), /*full_matrices=*/false));
+      return u.slice(1, 0, rank).to(x.scalar_type());
+    });
+  }
+  const Tensor gram = d::unit_gram(x);
+  if (!gram.defined()) return {};
+  return d::canonical([&] { return d::through_gram(x, gram, rank, method, random); });
 }
 
 Tensor leading_vectors_of_gram(const Tensor& gram, int64_t rank, SubspaceMethod method,

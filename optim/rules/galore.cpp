@@ -111,13 +111,12 @@ class Galore final : public UpdateRule {
       std::vector<Tensor> vectors(pieces.size());
       if (updates % c_.update_proj_gap == 0) vectors = vectors_of_slabs(pieces, updates, sum);
       for_each_piece(pieces, *this, Threads::Any, [&](Piece& piece) {
-        const Tensor grad = scaled_gradient(piece, updates);
         State s(piece.state, sides_of_slab(piece));
         if (updates % c_.update_proj_gap == 0) {
           const Tensor& found = vectors[static_cast<size_t>(&piece - pieces.data())];
           turn(s, s.A.defined() ? found : Tensor(), s.B.defined() ? found : Tensor(), updates);
         }
-        step(piece, s, grad, updates);
+        step(piece, s, updates);
       });
     });
   }
@@ -134,25 +133,21 @@ class Galore final : public UpdateRule {
 
   void update_one(Piece& piece, int64_t updates) const {
     State s(piece.state, sides(c_.proj_type, piece.weights.size(0), piece.weights.size(1)));
-    const Tensor grad = scaled_gradient(piece, updates);
-    if (updates % c_.update_proj_gap == 0) refresh(piece, s, grad, updates);
-    step(piece, s, grad, updates);
+    if (updates % c_.update_proj_gap == 0) refresh(piece, s, updates);
+    step(piece, s, updates);
   }
 
   // The side of which no slabs are cut is projected.
   static Sides sides_of_slab(const Piece& piece) { return {piece.cut == 1, piece.cut == 0}; }
 
-  Tensor scaled_gradient(const Piece& piece, int64_t updates) const {
+  void step(Piece& piece, State& s, int64_t updates) const {
     const Shape shape = piece.whole.empty() ? Shape(piece.weights.sizes().vec()) : piece.whole;
     if (updates == 0 && c_.rank > std::min(shape[0], shape[1])) {
       log::warn("galore: optim.rank = ", c_.rank, " is more than '", piece.name, "' has (",
                 shape[0], " x ", shape[1], "); ", std::min(shape[0], shape[1]), " is used");
     }
-    return piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
-  }
-
-  void step(Piece& piece, State& s, const Tensor& grad, int64_t updates) const {
-    const Tensor low = s.project(grad);
+    // Lengths do not matter to the subspace, so that the small projection is scaled.
+    const Tensor low = s.project(piece.grad).mul_(piece.grad_scale);
     s.m.lerp_(low, 1 - c_.beta1);
     s.v.mul_(c_.beta2).addcmul_(low, low, 1 - c_.beta2);
     // Moments that were reset have seen the updates of this subspace alone.
@@ -167,7 +162,8 @@ class Galore final : public UpdateRule {
     return {static_cast<uint64_t>(updates), "galore", piece.matrix_name()};
   }
 
-  void refresh(const Piece& piece, State& s, const Tensor& grad, int64_t updates) const {
+  void refresh(const Piece& piece, State& s, int64_t updates) const {
+    const Tensor& grad = piece.grad;
     const Rng random = random_of(piece, updates);
     const int64_t r = rank(grad.size(0), grad.size(1));
     turn(s, s.A.defined() ? leading_vectors(grad, r, method_, random) : Tensor(),
