@@ -1,7 +1,6 @@
 #include "optim/matrix/orthogonal_factor.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/geqrf.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
@@ -14,20 +13,16 @@
 #include <limits>
 
 #include "core/ops/matrix_product.h"
-#include "core/rng.h"
 #include "optim/matrix/large_product.h"
+#include "optim/matrix/random_signs.h"
 #include "optim/matrix/symmetric_product.h"
 
 namespace strata {
 
 bool is_orthogonal(const Tensor& q, double bound) {
   constexpr int64_t kVectors = 4;
-  const int64_t k = q.size(1);
-  const Rng signs(0, "soap", "orthogonality");
-  Tensor z = at::empty({k, kVectors}, at::TensorOptions().dtype(at::kFloat));
-  for (int64_t i = 0; i < z.numel(); ++i)
-    z.mutable_data_ptr<float>()[i] = signs.word(static_cast<uint64_t>(i)) & 1 ? 1.f : -1.f;
-  z = z.to(q.options());
+  const Rng random(0, "soap", "orthogonality");
+  const Tensor z = random_signs(q.size(1), kVectors, random).to(q.options());
   const Tensor back = ops::matrix_product(q.t(), ops::matrix_product(q, z));
   return (back - z).abs().max().item<double>() <= bound;
 }

@@ -19,7 +19,7 @@ bool dense(const Tensor& x) { return x.is_cpu() && x.is_contiguous(); }
 bool is(const Tensor& x, at::ScalarType type) { return x.scalar_type() == type; }
 
 template <class T>
-struct TakeIn {
+struct UpdateMomentum {
   template <int Bytes>
   [[gnu::always_inline]] static inline void run(T* m, const T* g, T* out, int64_t n, T mu,
                                                 T fresh) {
@@ -66,12 +66,12 @@ struct Move {
 };
 
 template <class T>
-void take_in(Tensor& m, const Tensor& g, T* out, double mu, double fresh) {
+void update_momentum(Tensor& m, const Tensor& g, T* out, double mu, double fresh) {
   T* to = m.mutable_data_ptr<T>();
   const T* from = g.const_data_ptr<T>();
   ops::for_blocks(m.numel(), 4 * ops::kBlockElements, [&](int64_t, int64_t begin, int64_t end) {
-    simd::run<TakeIn<T>>(to + begin, from + begin, out == nullptr ? nullptr : out + begin,
-                         end - begin, static_cast<T>(mu), static_cast<T>(fresh));
+    simd::run<UpdateMomentum<T>>(to + begin, from + begin, out == nullptr ? nullptr : out + begin,
+                                 end - begin, static_cast<T>(mu), static_cast<T>(fresh));
   });
 }
 
@@ -89,7 +89,7 @@ void move(Tensor& w, const Tensor& d, double step, double before, double after,
 
 }  // namespace passes_detail
 
-Tensor take_in(Tensor& m, const Tensor& g, double mu, double fresh, bool nesterov) {
+Tensor update_momentum(Tensor& m, const Tensor& g, double mu, double fresh, bool nesterov) {
   namespace d = passes_detail;
   const bool one_pass = d::dense(m) && d::dense(g) && g.scalar_type() == m.scalar_type() &&
                         (d::is(m, at::kFloat) || d::is(m, at::kDouble));
@@ -99,9 +99,10 @@ Tensor take_in(Tensor& m, const Tensor& g, double mu, double fresh, bool nestero
   }
   Tensor out = nesterov ? at::empty_like(m) : m;
   if (d::is(m, at::kFloat)) {
-    d::take_in<float>(m, g, nesterov ? out.mutable_data_ptr<float>() : nullptr, mu, fresh);
+    d::update_momentum<float>(m, g, nesterov ? out.mutable_data_ptr<float>() : nullptr, mu, fresh);
   } else {
-    d::take_in<double>(m, g, nesterov ? out.mutable_data_ptr<double>() : nullptr, mu, fresh);
+    d::update_momentum<double>(m, g, nesterov ? out.mutable_data_ptr<double>() : nullptr, mu,
+                               fresh);
   }
   return out;
 }

@@ -6,7 +6,7 @@ namespace strata {
 
 // m <- mu m + fresh g, and then mu m + fresh g (nesterov), or m itself. m, g: of one shape and
 // type.
-Tensor take_in(Tensor& m, const Tensor& g, double mu, double fresh, bool nesterov);
+Tensor update_momentum(Tensor& m, const Tensor& g, double mu, double fresh, bool nesterov);
 
 // x scale, rounded once to `type`; of the shape of x, dense.
 Tensor scaled_to(const Tensor& x, double scale, at::ScalarType type);

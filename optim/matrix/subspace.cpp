@@ -1,7 +1,6 @@
 #include "optim/matrix/subspace.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -12,6 +11,7 @@
 #include "core/error.h"
 #include "optim/matrix/large_product.h"
 #include "optim/matrix/orthogonal_factor.h"
+#include "optim/matrix/random_signs.h"
 #include "optim/matrix/symmetric_product.h"
 
 namespace strata {
@@ -34,17 +34,6 @@ Tensor top_eigenvectors(const Tensor& s, int64_t rank) {
 Tensor orthonormal(const Tensor& x) {
   if (const std::optional<Tensor> q = orthogonal_factor_by_gram(x)) return *q;
   return orthogonal_factor_by_reflections(x).contiguous();
-}
-
-Tensor random_signs(int64_t rows, int64_t cols, const Rng& random) {
-  const Tensor out = at::empty({rows, cols}, at::TensorOptions().dtype(at::kFloat));
-  float* to = out.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < rows * cols; i += 32) {
-    const uint32_t bits = random.word(static_cast<uint64_t>(i / 32));
-    for (int64_t k = 0; k < 32 && i + k < rows * cols; ++k)
-      to[i + k] = (bits >> k & 1) != 0 ? 1.F : -1.F;
-  }
-  return out;
 }
 
 // From samples of the range of a Gram matrix.

@@ -130,8 +130,8 @@ class Muon final : public UpdateRule {
 
   // Takes the gradient into the momentum and gives U.
   Tensor averaged(Piece& piece) const {
-    return take_in(piece.state[0], piece.grad, c_.momentum, (1 - c_.momentum) * piece.grad_scale,
-                   c_.nesterov);
+    return update_momentum(piece.state[0], piece.grad, c_.momentum,
+                           (1 - c_.momentum) * piece.grad_scale, c_.nesterov);
   }
 
   void apply(Piece& piece, const Tensor& direction) const {

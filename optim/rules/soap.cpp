@@ -66,6 +66,10 @@ int64_t phase_of(const Piece& piece, int64_t frequency) {
   return static_cast<int64_t>(fnv1a64(piece.matrix_name()) % static_cast<uint64_t>(frequency));
 }
 
+Tensor scaled_gradient(const Piece& piece) {
+  return piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
+}
+
 template <class Decompose>
 std::optional<Tensor> attempt(const Tensor& input, at::ScalarType type, Decompose&& decompose) {
   try {
@@ -150,7 +154,7 @@ class Soap final : public UpdateRule {
     const Threads threads = decomposes || c_.normalize_grads ? Threads::One : Threads::Any;
     for_each_piece(pieces, *this, threads, [&](Piece& piece) {
       std::vector<State> tiles = states(piece);
-      const Tensor scaled = piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale;
+      const Tensor scaled = scaled_gradient(piece);
       const Tensor grad = scaled.view(as_seen(scaled.size(0), scaled.size(1)));
       if (updates == 0) {
         for (State& s : tiles) begin(piece, s, s.tile.of(grad));
@@ -182,7 +186,7 @@ class Soap final : public UpdateRule {
     for_shared_batches(all, [&](std::span<Piece> pieces) {
       std::vector<Tensor> grads, slabs;
       for (const Piece& piece : pieces) {
-        grads.push_back(piece.grad_scale == 1 ? piece.grad : piece.grad * piece.grad_scale);
+        grads.push_back(scaled_gradient(piece));
         slabs.push_back(piece.cut == 0 ? grads.back().t() : grads.back());
       }
       const std::vector<Tensor> grams = slab_grams(slabs, sum);

@@ -14,14 +14,14 @@ using testing::relative;
 // Sizes below, at and above a register and a block of a thread.
 const std::vector<Shape> kShapes{{1, 1}, {3, 5}, {16, 16}, {130, 257}, {300, 700}};
 
-TEST(Passes, TakeInIsItsFormula) {
+TEST(Passes, UpdateMomentumIsItsFormula) {
   for (const Shape& shape : kShapes) {
     for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
       const Tensor start = normal(shape, 1).to(type), g = normal(shape, 2).to(type);
       const double bound = type == at::kDouble ? 1e-15 : 2e-7;
       for (const bool nesterov : {false, true}) {
         Tensor m = start.clone();
-        const Tensor got = take_in(m, g, .95, .02, nesterov);
+        const Tensor got = update_momentum(m, g, .95, .02, nesterov);
         const Tensor expected = start.to(at::kDouble) * .95 + g.to(at::kDouble) * .02;
         EXPECT_LE(relative(m.to(at::kDouble), expected, expected), bound);
         const Tensor ahead = nesterov ? expected * .95 + g.to(at::kDouble) * .02 : expected;
@@ -29,7 +29,7 @@ TEST(Passes, TakeInIsItsFormula) {
         EXPECT_EQ(got.is_same(m), !nesterov);
         // Not dense: the same.
         Tensor turned = start.t().contiguous().t();
-        const Tensor again = take_in(turned, g, .95, .02, nesterov);
+        const Tensor again = update_momentum(turned, g, .95, .02, nesterov);
         EXPECT_LE(relative(again.to(at::kDouble), ahead, ahead), bound);
       }
     }
