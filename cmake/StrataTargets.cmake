@@ -32,7 +32,7 @@ function(strata_tests folder)
   target_link_libraries(${folder}_test PRIVATE ${ARG_LINK} test_support GTest::gtest GTest::gtest_main strata_flags)
   set_target_properties(${folder}_test PROPERTIES UNITY_BUILD ${STRATA_UNITY} UNITY_BUILD_BATCH_SIZE 8)
   add_test(NAME ${folder} COMMAND ${folder}_test)
-  set_tests_properties(${folder} PROPERTIES LABELS fast TIMEOUT 300 ENVIRONMENT "OMP_NUM_THREADS=1" PROCESSORS 1)
+  set_tests_properties(${folder} PROPERTIES LABELS fast TIMEOUT 300 ENVIRONMENT "OMP_NUM_THREADS=1;MKL_CBWR=AUTO" PROCESSORS 1)
 endfunction()
 
 # strata_mpi_tests(folder RANKS 1 2 4 LINK ...): one executable from tests/<folder>/*_mpi_test.cpp, run at each rank count.
@@ -50,6 +50,6 @@ function(strata_mpi_tests folder)
     add_test(NAME ${folder}_mpi_${ranks}
       COMMAND ${STRATA_MPIRUN} -n ${ranks} --oversubscribe --bind-to none $<TARGET_FILE:${folder}_mpi_test> --ranks=${ranks})
     set_tests_properties(${folder}_mpi_${ranks} PROPERTIES LABELS "fast;mpi" TIMEOUT 900 PROCESSORS 2
-      ENVIRONMENT "OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1;OMPI_MCA_btl_base_warn_component_unused=0")
+      ENVIRONMENT "OMP_NUM_THREADS=1;MKL_CBWR=AUTO;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1;OMPI_MCA_btl_base_warn_component_unused=0")
   endforeach()
 endfunction()

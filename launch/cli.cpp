@@ -10,6 +10,7 @@
 namespace strata {
 
 int run_cli(int argc, char** argv, const ExtraFamilies& families) {
+  prepare_environment();
   try {
     Arguments arguments(argv + 1, argv + argc);
     arguments.families = families;

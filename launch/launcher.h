@@ -20,6 +20,10 @@ Launcher find_launcher();
 // sorted.
 std::vector<std::pair<std::string, std::string>> relevant_environment();
 
+// Before the first arithmetic: asks MKL for the same bits in every run (MKL_CBWR = AUTO, unless
+// set). Otherwise, on some processors, its eigenvectors and QR differ from run to run.
+void prepare_environment();
+
 // Sets what a deterministic run needs before libraries read it.
 void prepare_deterministic_environment();
 

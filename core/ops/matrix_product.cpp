@@ -1,5 +1,6 @@
 #include "core/ops/matrix_product.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -39,7 +40,7 @@ Matrix matrix_of(const Tensor& x) {
 }
 
 template <class T>
-void product(const Tensor& to, const Tensor& a_MK, const Tensor& b_KN) {
+void product(const Tensor& to, const Tensor& a_MK, const Tensor& b_KN, bool accumulate) {
   const int64_t M = to.size(0), N = to.size(1), K = a_MK.size(1), height = block_rows(M, N);
   const Matrix a = matrix_of(a_MK), b = matrix_of(b_KN);
   const T* A = a.tensor.const_data_ptr<T>();
@@ -62,31 +63,35 @@ void product(const Tensor& to, const Tensor& a_MK, const Tensor& b_KN) {
       }
       block::gemm(false, b.transposed, rows, columns, depth, from, a.transposed ? kDepth : a.stride,
                   B + (b.transposed ? n * b.stride + k : k * b.stride + n), b.stride,
-                  C + m * ldc + n, ldc, k > 0);
+                  C + m * ldc + n, ldc, accumulate || k > 0);
     }
   });
 }
 
-void own_product(const Tensor& to, const Tensor& a, const Tensor& b) {
+void own_product(const Tensor& to, const Tensor& a, const Tensor& b, bool accumulate) {
   if (a.scalar_type() == at::kFloat) {
-    product<float>(to, a, b);
+    product<float>(to, a, b, accumulate);
   } else {
-    product<double>(to, a, b);
+    product<double>(to, a, b, accumulate);
   }
 }
 
 }  // namespace matrix_product_detail
 
-void matrix_product_out(const Tensor& to, const Tensor& a, const Tensor& b) {
+void matrix_product_out(const Tensor& to, const Tensor& a, const Tensor& b, bool accumulate) {
   using namespace matrix_product_detail;
   STRATA_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0) &&
                    to.sizes() == Shape({a.size(0), b.size(1)}) &&
                    (to.stride(1) == 1 || to.size(1) <= 1),
                cat("matrix_product: ", shape_text(a.sizes()), " times ", shape_text(b.sizes()),
                    " into ", shape_text(to.sizes())));
-  if (own_kernel(a)) return own_product(to, a, b);
+  if (own_kernel(a)) return own_product(to, a, b, accumulate);
   Tensor out = to;
-  at::mm_out(out, a, b);
+  if (accumulate) {
+    at::addmm_out(out, to, a, b);
+  } else {
+    at::mm_out(out, a, b);
+  }
 }
 
 Tensor matrix_product(const Tensor& a, const Tensor& b) {

@@ -8,8 +8,10 @@ namespace strata::ops {
 
 // a [M, K] b [K, N]; transposed views are read as they lie.
 Tensor matrix_product(const Tensor& a, const Tensor& b);
-// Into `to` [M, N], whose rows are dense: a whole matrix or columns of a wider one.
-void matrix_product_out(const Tensor& to, const Tensor& a, const Tensor& b);
+// Into `to` [M, N], whose rows are dense: a whole matrix or columns of a wider one; added to what
+// is there with `accumulate`.
+void matrix_product_out(const Tensor& to, const Tensor& a, const Tensor& b,
+                        bool accumulate = false);
 // One product per matrix: a [L, M, K] b [L, K, N].
 Tensor matrix_products(const Tensor& a, const Tensor& b);
 

@@ -7,9 +7,10 @@
 
 namespace strata {
 
-void large_product_out(const Tensor& to, const Tensor& a, const Tensor& b) {
-  if (ops::takes_tile_product(a, b)) return ops::tile_product_out(to, a, b);
-  ops::matrix_product_out(to, a, b);
+void large_product_out(const Tensor& to, const Tensor& a, const Tensor& b, bool accumulate) {
+  if (ops::takes_tile_product(a, b))
+    return ops::tile_product_out(to, a, b, {.beta = accumulate ? 1. : 0.}, to);
+  ops::matrix_product_out(to, a, b, accumulate);
 }
 
 Tensor large_product(const Tensor& a, const Tensor& b) {

@@ -10,7 +10,8 @@ namespace strata {
 // (core/ops/tile_product.h), else core/ops/matrix_product.h. The bits depend on the shapes alone
 // (and on the processor), not on threads.
 Tensor large_product(const Tensor& a, const Tensor& b);
-// Into `to` [M, N], whose rows are dense and which is neither a nor b.
-void large_product_out(const Tensor& to, const Tensor& a, const Tensor& b);
+// Into `to` [M, N], whose rows are dense and which is neither a nor b; added to what is there with
+// `accumulate`.
+void large_product_out(const Tensor& to, const Tensor& a, const Tensor& b, bool accumulate = false);
 
 }  // namespace strata

@@ -1,6 +1,7 @@
 #include "optim/matrix/orthogonal_factor.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/diag.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/geqrf.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "core/ops/matrix_product.h"
 #include "optim/matrix/large_product.h"
@@ -27,9 +29,57 @@ bool is_orthogonal(const Tensor& q, double bound) {
   return (back - z).abs().max().item<double>() <= bound;
 }
 
+namespace orthogonal_factor_detail {
+
+// Columns that LAPACK reflects at a time. Wider: fewer passes over the rest, but more work there.
+constexpr int64_t kPanel = 96;
+
+// H_1 ... H_b = I - V T V^T: V [n, b] has ones on its diagonal and zeros above it.
+struct Reflections {
+  Tensor v, t;
+};
+
+Reflections reflections_of(const Tensor& panel) {
+  const auto [packed, tau] = at::geqrf(panel);
+  const Tensor v = packed.tril(-1).contiguous();
+  v.diagonal().fill_(1);
+  // 1/T = diag(1/tau) + the upper half of V^T V, times diag(tau): the last tau of a square is zero.
+  const Tensor inverse = large_product(v.t(), v).triu(1) * tau.unsqueeze(1);
+  return {v, at::linalg_solve_triangular(inverse, at::diag(tau), /*upper=*/true, /*left=*/true,
+                                         /*unitriangular=*/true)};
+}
+
+// rows <- rows (I - V T V^T)
+void reflect(const Tensor& rows, const Tensor& v, const Tensor& t) {
+  large_product_out(rows, large_product(large_product(rows, v), -t), v.t(), /*accumulate=*/true);
+}
+
+}  // namespace orthogonal_factor_detail
+
+// Most of the work as products, which are faster here than in LAPACK (bench/optimizers.cpp). They
+// take the columns of x and Q as rows, so that what is wide stays in place and what is narrow in
+// the cache.
 Tensor orthogonal_factor_by_reflections(const Tensor& x) {
-  const auto [reflections, tau] = at::geqrf(x);
-  return at::linalg_householder_product(reflections, tau);
+  using namespace orthogonal_factor_detail;
+  const int64_t n = x.size(0), k = x.size(1);
+  if (!x.is_cpu() || k <= 2 * kPanel) {
+    const auto [packed, tau] = at::geqrf(x);
+    return at::linalg_householder_product(packed, tau);
+  }
+  const Tensor columns = x.t().clone(at::MemoryFormat::Contiguous);
+  std::vector<Reflections> panels;
+  for (int64_t j = 0; j < k; j += kPanel) {
+    const int64_t end = std::min(j + kPanel, k);
+    const Tensor below = columns.slice(1, j);
+    const auto& [v, t] = panels.emplace_back(reflections_of(below.slice(0, j, end).t()));
+    if (end < k) reflect(below.slice(0, end), v, t);
+  }
+  const Tensor q = at::eye(k, n, x.options());
+  for (int64_t i = std::ssize(panels) - 1; i >= 0; --i) {
+    const auto& [v, t] = panels[static_cast<size_t>(i)];
+    reflect(q.slice(0, i * kPanel).slice(1, i * kPanel), v, t.t());
+  }
+  return q.t();
 }
 
 std::optional<Tensor> orthogonal_factor_by_gram(const Tensor& x) {

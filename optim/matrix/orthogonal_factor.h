@@ -15,7 +15,9 @@ namespace strata {
 // Householder's algorithm takes any.
 std::optional<Tensor> orthogonal_factor_by_gram(const Tensor& x);
 
-// Q of x = Q R by Householder's algorithm, in LAPACK; R is not formed.
+// Q of x = Q R by Householder's algorithm, with LAPACK's signs; R is not formed. On CPUs LAPACK
+// finds the reflections of a few columns at a time, products apply them to the rest (compact WY
+// form, Schreiber and Van Loan 1989).
 Tensor orthogonal_factor_by_reflections(const Tensor& x);
 
 // Whether |Q^T Q - I| of q [n, k] is at most `bound` as far as four vectors of signs show it, at a

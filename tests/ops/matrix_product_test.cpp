@@ -50,6 +50,8 @@ TEST(MatrixProduct, EqualsLibTorch) {
       EXPECT_LE(distance(wide.narrow(1, 1, N), wanted), bound);
       EXPECT_TRUE(wide.select(1, 0).eq(1).all().item<bool>());
       EXPECT_TRUE(wide.select(1, N + 1).eq(1).all().item<bool>());
+      ops::matrix_product_out(wide.narrow(1, 1, N), a, b, /*accumulate=*/true);
+      EXPECT_LE(distance(wide.narrow(1, 1, N), wanted * 2), bound);
     }
   }
 }

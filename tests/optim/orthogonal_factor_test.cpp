@@ -4,6 +4,7 @@
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/logspace.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <limits>
 
@@ -30,6 +31,7 @@ TEST(OrthogonalFactor, IsHouseholdersUpToSigns) {
     EXPECT_LE(away_from_identity(*q), 3e-14) << n << " " << k;
     const Tensor reflected = orthogonal_factor_by_reflections(x);
     EXPECT_LE((reflected - wanted).abs().max().item<double>(), 1e-13) << n << " " << k;
+    EXPECT_LE(away_from_identity(orthogonal_factor_by_reflections(x.to(at::kFloat))), 1e-5);
     const Tensor same = wanted * r.diagonal().sign();
     EXPECT_LE((*q - same).abs().max().item<double>(), 1e-12) << n << " " << k;
 
@@ -48,6 +50,7 @@ TEST(OrthogonalFactor, NearlyDependentColumns) {
   for (const double apart : {1e-1, 1e-2, 1e-3, 1e-5, 1e-9}) {
     const Tensor near = x.narrow(1, 0, 100) + apart * x.narrow(1, 100, 100);
     const Tensor all = at::cat({x.narrow(1, 0, 100), near}, 1).to(at::kFloat);
+    EXPECT_LE(away_from_identity(orthogonal_factor_by_reflections(all)), 1e-5) << apart;
     const std::optional<Tensor> q = orthogonal_factor_by_gram(all);
     (q ? taken : refused) = true;
     if (q) {
@@ -68,6 +71,15 @@ TEST(OrthogonalFactor, RefusesWhatHasNone) {
   EXPECT_FALSE(is_orthogonal(x));
   EXPECT_TRUE(is_orthogonal(at::eye(5, x.options())));
   EXPECT_FALSE(is_orthogonal(at::eye(5, x.options()) * 1.01));
+}
+
+// Reflections that reflect nothing: of columns of zeros, of all.
+TEST(OrthogonalFactor, ReflectsColumnsOfZeros) {
+  Tensor x = normal({300, 300}, 4);
+  x.narrow(1, 90, 20).zero_();
+  EXPECT_LE(away_from_identity(orthogonal_factor_by_reflections(x)), 1e-13);
+  const Tensor none = orthogonal_factor_by_reflections(at::zeros_like(x));
+  EXPECT_TRUE(none.equal(at::eye(300, x.options())));
 }
 
 }  // namespace orthogonal_factor_test
