@@ -15,6 +15,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/prepare_process.h"
 #include "parallel/comm/communicator.h"
 
 namespace all_reduce_bench {
@@ -91,6 +92,7 @@ int run(double seconds) {
 }  // namespace all_reduce_bench
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
   const int code = all_reduce_bench::run(argc > 1 ? std::atof(argv[1]) : 0.3);

@@ -17,6 +17,7 @@
 #include "core/ops/gated_scan.h"
 #include "core/ops/linear.h"
 #include "core/ops/norm.h"
+#include "core/prepare_process.h"
 
 namespace strata {
 namespace bit_linear_bench {
@@ -88,6 +89,7 @@ void scan() {
 }  // namespace strata
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   using namespace strata::bit_linear_bench;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   at::set_num_threads(argc > 1 ? std::atoi(argv[1]) : 1);

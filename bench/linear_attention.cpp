@@ -20,6 +20,7 @@
 #include "core/config/reader.h"
 #include "core/error.h"
 #include "core/memory_meter.h"
+#include "core/prepare_process.h"
 #include "core/text.h"
 
 namespace strata::bench {
@@ -161,6 +162,7 @@ int run(int argc, char** argv) {
 }  // namespace strata::bench
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   try {
     return strata::bench::run(argc, argv);
   } catch (const std::exception& error) {

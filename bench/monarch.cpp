@@ -13,6 +13,7 @@
 #include "bench/side_by_side.h"
 #include "core/ops/linear.h"
 #include "core/ops/monarch.h"
+#include "core/prepare_process.h"
 
 namespace strata {
 namespace monarch_bench {
@@ -60,6 +61,7 @@ void layers(at::ScalarType dtype, int64_t tokens) {
 }  // namespace strata
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   using namespace strata::monarch_bench;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   at::set_num_threads(argc > 1 ? std::atoi(argv[1]) : 1);

@@ -21,6 +21,7 @@
 #include "bench/matrix_updates.h"
 #include "core/config/reader.h"
 #include "core/error.h"
+#include "core/prepare_process.h"
 #include "core/text.h"
 #include "optim/rules/adamw.h"
 #include "optim/rules/galore.h"
@@ -101,6 +102,7 @@ void run(const Arguments& a) {
 }  // namespace strata::optimizers_bench
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   using namespace strata;
   try {
     const optimizers_bench::Arguments a = optimizers_bench::parse(argc, argv);

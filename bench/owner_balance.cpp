@@ -23,6 +23,7 @@
 #include "bench/matrix_updates.h"
 #include "core/config/reader.h"
 #include "core/error.h"
+#include "core/prepare_process.h"
 #include "core/text.h"
 #include "models/register.h"
 #include "optim/optimizer_plan.h"
@@ -156,6 +157,7 @@ void run(Arguments a, Communicator& job) {
 }  // namespace strata::owner_balance_bench
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   using namespace strata;
   try {
     at::set_num_threads(1);

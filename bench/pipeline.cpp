@@ -22,6 +22,7 @@
 #include "core/config/reader.h"
 #include "core/error.h"
 #include "core/ops/deferred.h"
+#include "core/prepare_process.h"
 #include "core/text.h"
 #include "models/register.h"
 #include "parallel/comm/process.h"
@@ -221,6 +222,7 @@ void bench(const Arguments& a, const std::string& schedule, CommPool& pool, int 
 }  // namespace strata
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   using namespace strata;
   try {
     const Arguments arguments = parse(argc, argv);

@@ -20,6 +20,7 @@
 #include "core/memory_meter.h"
 #include "core/ops/quasiseparable.h"
 #include "core/ops/ssd.h"
+#include "core/prepare_process.h"
 #include "core/text.h"
 
 namespace strata {
@@ -155,6 +156,7 @@ int main_of(int argc, char** argv) {
 }  // namespace strata
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   try {
     return strata::main_of(argc, argv);
   } catch (const std::exception& error) {

@@ -17,6 +17,7 @@
 
 #include "bench/side_by_side.h"
 #include "core/ops/doubly_stochastic.h"
+#include "core/prepare_process.h"
 
 namespace strata {
 namespace streams_bench {
@@ -66,6 +67,7 @@ void compare(int64_t B, int64_t T, int64_t C, at::ScalarType dtype) {
 }  // namespace strata
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   at::set_num_threads(argc > 1 ? std::atoi(argv[1]) : 2);
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     strata::streams_bench::compare(2, 2048, 256, dtype);

@@ -22,6 +22,7 @@
 
 #include "core/config/reader.h"
 #include "core/error.h"
+#include "core/prepare_process.h"
 #include "core/text.h"
 #include "models/register.h"
 #include "optim/distributed_optimizer.h"
@@ -133,6 +134,7 @@ void run(const Arguments& a, std::unique_ptr<Communicator> job) {
 }  // namespace strata
 
 int main(int argc, char** argv) {
+  strata::prepare_process();
   using namespace strata;
   try {
     const Arguments arguments = parse(argc, argv);

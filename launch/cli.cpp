@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "core/prepare_process.h"
 #include "launch/commands.h"
 #include "launch/failure.h"
 #include "launch/launcher.h"
@@ -10,7 +11,7 @@
 namespace strata {
 
 int run_cli(int argc, char** argv, const ExtraFamilies& families) {
-  prepare_environment();
+  prepare_process();
   try {
     Arguments arguments(argv + 1, argv + argc);
     arguments.families = families;

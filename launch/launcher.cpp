@@ -46,8 +46,6 @@ std::vector<std::pair<std::string, std::string>> relevant_environment() {
   return out;
 }
 
-void prepare_environment() { ::setenv("MKL_CBWR", "AUTO", 0); }
-
 void prepare_deterministic_environment() {
   ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
   ::setenv("NCCL_ALGO", "Ring", 0);

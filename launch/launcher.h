@@ -1,7 +1,7 @@
 #pragma once
 // What the program that started this process says about it, from the environment. Used only to
 // decide whether MPI is started, and who prints before it is; ranks always come from MPI. The only
-// environment reads of Strata are here.
+// environment reads of Strata are here and in core/prepare_process.cpp.
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,10 +19,6 @@ Launcher find_launcher();
 // Variables that change numbers or communication and must be equal on all ranks, with their values,
 // sorted.
 std::vector<std::pair<std::string, std::string>> relevant_environment();
-
-// Before the first arithmetic: asks MKL for the same bits in every run (MKL_CBWR = AUTO, unless
-// set). Otherwise, on some processors, its eigenvectors and QR differ from run to run.
-void prepare_environment();
 
 // Sets what a deterministic run needs before libraries read it.
 void prepare_deterministic_environment();
