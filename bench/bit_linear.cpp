@@ -53,36 +53,40 @@ void linears(at::ScalarType dtype, int64_t tokens) {
   }
 }
 
-// Time and memory per token have to be the same for any length.
+// Time and memory per token have to be the same for any length. The lengths take turns: a busy
+// machine slows all of them alike.
 void scan() {
+  constexpr int64_t kTokens = 32768, D = 512;
   std::printf(
-      "\ngated scan, fp32, 16384 x 512 elements in rows of T tokens: forward and backward\n");
-  std::printf("%7s %12s %14s %12s\n", "T", "ns/token", "bytes/token", "composed");
+      "\ngated scan, fp32, %lld x %lld elements in rows of T tokens: forward and backward\n",
+      static_cast<long long>(kTokens), static_cast<long long>(D));
   memory_meter::install();
-  for (const int64_t T : {512, 1024, 2048, 4096, 8192, 16384, 32768}) {
-    const int64_t rows = std::max<int64_t>(1, 16384 / T), D = 512;
-    const Tensor u = at::randn({rows, T, D}).requires_grad_();
-    const Tensor v = at::randn({rows, T, D}).requires_grad_();
-    const auto tokens = static_cast<double>(rows * T);
+  const std::vector<int64_t> lengths{512, 2048, 8192, kTokens};
+  std::vector<bench::Way> ways;
+  std::vector<double> bytes;
+  for (const int64_t T : lengths) {
+    const Tensor u = at::randn({kTokens / T, T, D}).requires_grad_();
+    const Tensor v = at::randn(u.sizes()).requires_grad_();
+    ways.push_back(both([u, v] { return ops::gated_scan(u, v, {}, {}, {}).h_BTD; }, {u, v}));
     const int64_t before = memory_meter::live_bytes();
     memory_meter::reset_peak();
-    both([&] { return ops::gated_scan(u, v, {}, {}, {}).h_BTD; }, {u, v})();
-    const auto bytes = static_cast<double>(memory_meter::peak_bytes() - before);
-    const auto ms = bench::side_by_side(
-        {both([&] { return ops::gated_scan(u, v, {}, {}, {}).h_BTD; }, {u, v})}, 7);
-    double composed = 0;
-    if (T <= 2048) {
-      composed = bench::side_by_side(
-          {both([&] { return ops::gated_scan_composite(u, v, {}, {}, {}).h_BTD; }, {u, v})}, 1)[0];
-    }
-    std::printf("%7lld %12.1f %14.0f", static_cast<long long>(T), ms[0] * 1e6 / tokens,
-                bytes / tokens);
-    if (composed > 0) {
-      std::printf(" %11.1fx\n", composed / ms[0]);
-    } else {
-      std::printf(" %12s\n", "-");
-    }
+    ways.back()();
+    bytes.push_back(static_cast<double>(memory_meter::peak_bytes() - before));
   }
+  const std::vector<double> ms = bench::side_by_side(ways, 7);
+  std::printf("%7s %12s %14s %12s\n", "T", "ns/token", "bytes/token", "to T 512");
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    std::printf("%7lld %12.1f %14.0f %11.2fx\n", static_cast<long long>(lengths[i]),
+                ms[i] * 1e6 / kTokens, bytes[i] / kTokens, ms[i] / ms[0]);
+  }
+  const Tensor u = at::randn({8, 512, D}).requires_grad_();
+  const Tensor v = at::randn(u.sizes()).requires_grad_();
+  const auto pair = bench::side_by_side(
+      {both([&] { return ops::gated_scan(u, v, {}, {}, {}).h_BTD; }, {u, v}),
+       both([&] { return ops::gated_scan_composite(u, v, {}, {}, {}).h_BTD; }, {u, v})},
+      3);
+  std::printf("8 rows of 512 tokens: composed of operators token by token, %.0f times as long\n",
+              pair[1] / pair[0]);
 }
 
 }  // namespace bit_linear_bench
