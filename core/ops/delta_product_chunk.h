@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/error.h"
 #include "core/ops/block_gemm.h"
 #include "core/ops/delta_product_cpu.h"
 #include "core/ops/simd.h"

@@ -33,6 +33,13 @@ const std::vector<Rule>& rules() {
   return all;
 }
 
+// A row for each rank in a micro-batch.
+RunSetup setup_of_job() {
+  RunSetup s;
+  s.global_batch = std::max<int64_t>(s.global_batch, s.microbatches * test::world_size());
+  return s;
+}
+
 // tp, pp, ZeRO, parts of ZeRO.
 std::vector<RunSetup> layouts() {
   std::vector<RunSetup> out;
@@ -43,7 +50,7 @@ std::vector<RunSetup> layouts() {
       for (const int zero : {0, 1, 2, 3}) {
         const int dp = world / pp / tp;
         if (zero > 0 && dp == 1) continue;
-        RunSetup s;
+        RunSetup s = setup_of_job();
         s.pp = pp;
         s.strategy.tp = tp;
         s.strategy.zero = zero;
@@ -92,7 +99,7 @@ TEST(MatrixRules, EqualOneProcess) {
     for (const Rule& rule : rules()) {
       // Four ranks have many layouts: every rule on two models, the first on all.
       if (test::world_size() > 2 && index != 0 && index != 6 && &rule != &rules()[0]) continue;
-      RunSetup serial;
+      const RunSetup serial = setup_of_job();
       const auto expected = trained(model, serial, rule, make_self_communicator());
       for (const RunSetup& setup : layouts()) {
         if (setup.strategy.tp == 4 && index != 0) continue;
@@ -113,7 +120,7 @@ TEST(MatrixRules, MixedPlansEqualOneProcess) {
   if (world < 2) return;
   const TinyModel& model = tiny_models()[4];
   for (const Rule& rule : rules()) {
-    RunSetup mixed;
+    RunSetup mixed = setup_of_job();
     mixed.edit = [&](Plan& plan) {
       for (size_t l = 0; l < plan.layers.size(); ++l) {
         LayerStrategy& s = plan.layers[l];
@@ -123,7 +130,7 @@ TEST(MatrixRules, MixedPlansEqualOneProcess) {
         s.zero = s.dp > 1 ? static_cast<int>(l % 4) : 0;
       }
     };
-    const auto expected = trained(model, {}, rule, make_self_communicator());
+    const auto expected = trained(model, setup_of_job(), rule, make_self_communicator());
     const auto got = trained(model, mixed, rule, make_mpi_communicator());
     for (const auto& [name, value] : got)
       EXPECT_LE(relative_error(value, expected.at(name), value), rule.tolerance) << name;
@@ -143,7 +150,7 @@ TEST(MatrixRules, LargeMatricesInFp32) {
                            {"muon", "tp_mode = gram\n", 0.01, 1e-4},
                            {"galore", "rank = 48\nsvd = gram\n", 0.01, 1e-4},
                            {"galore", "rank = 48\ntp_mode = gram\n", 0.01, 1e-4}}) {
-    RunSetup one;
+    RunSetup one = setup_of_job();
     one.dtype = at::kFloat;
     const auto expected = trained(model, one, rule, make_self_communicator(), 4);
     for (const int zero : {0, 1}) {
@@ -190,7 +197,7 @@ TEST(MatrixRules, NothingTravelsInAlignedLayouts) {
   const int world = test::world_size();
   for (const int zero : {0, 1, 2, 3}) {
     if (world == 1 && zero > 0) continue;
-    RunSetup s;
+    RunSetup s = setup_of_job();
     s.rule = "muon";
     s.strategy.zero = zero;
     ModelRun run(tiny_models()[4], s, make_mpi_communicator());
