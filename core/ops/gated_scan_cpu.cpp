@@ -10,7 +10,8 @@ namespace strata::ops::gated_scan_cpu {
 
 namespace gated_scan_cpu_detail {
 
-constexpr int64_t kChannels = 256;  // of a task: its state stays in the first-level cache
+// Of a task, at most: its state stays in the first-level cache. At least, but for the last: a line.
+constexpr int64_t kChannels = 1024, kFewChannels = 64;
 constexpr int32_t kPadding = -1;
 
 // One row, channels [0, channels) of D.
@@ -166,13 +167,24 @@ struct Backward {
   }
 };
 
+// Channels of a task: all of a row where there are rows enough for the threads, because a row of
+// many tokens is read from memory in whole pages then. Channels do not know of one another: the
+// bits are the same for any cut.
+int64_t channels_of_task(int64_t rows, int64_t D) {
+  const int64_t threads = at::get_num_threads();
+  int64_t blocks = (D + kChannels - 1) / kChannels;
+  while (rows * blocks < 4 * threads && rows * blocks % threads != 0) ++blocks;
+  const int64_t channels = (D + blocks - 1) / blocks;
+  return std::min(kChannels, (channels + kFewChannels - 1) / kFewChannels * kFewChannels);
+}
+
 // body(row, first channel, channels)
 template <class Body>
 void for_tasks(int64_t rows, int64_t D, const Body& body) {
-  const int64_t blocks = (D + kChannels - 1) / kChannels;
+  const int64_t width = channels_of_task(rows, D), blocks = (D + width - 1) / width;
   for_blocks(rows * blocks, 1, [&](int64_t task, int64_t, int64_t) {
-    const int64_t begin = task % blocks * kChannels;
-    body(task / blocks, begin, std::min(kChannels, D - begin));
+    const int64_t begin = task % blocks * width;
+    body(task / blocks, begin, std::min(width, D - begin));
   });
 }
 
