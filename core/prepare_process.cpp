@@ -15,7 +15,7 @@ void prepare_process() {
   if (std::getenv("MALLOC_MMAP_THRESHOLD_") != nullptr ||
       std::getenv("MALLOC_TRIM_THRESHOLD_") != nullptr)
     return;
-  constexpr int kLargest = 1 << 30;  // bytes that may come from the heap
+  constexpr int kLargest = 1 << 30;  // bytes; what is larger goes back
   ::mallopt(M_MMAP_THRESHOLD, kLargest);
   ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
 #endif

@@ -10,8 +10,8 @@ namespace strata::ops::gated_scan_cpu {
 
 namespace gated_scan_cpu_detail {
 
-// Of a task, at most: its state stays in the first-level cache. At least, but for the last: a line.
-constexpr int64_t kChannels = 1024, kFewChannels = 64;
+constexpr int64_t kChannels = 1024;  // of a task, at most: its state stays in the first-level cache
+constexpr int64_t kChannelStep = 64;  // they are a multiple of, but for the last task of a row
 constexpr int32_t kPadding = -1;
 
 // One row, channels [0, channels) of D.
@@ -172,10 +172,10 @@ struct Backward {
 // bits are the same for any cut.
 int64_t channels_of_task(int64_t rows, int64_t D) {
   const int64_t threads = at::get_num_threads();
-  int64_t blocks = (D + kChannels - 1) / kChannels;
+  int64_t blocks = std::max<int64_t>(1, (D + kChannels - 1) / kChannels);
   while (rows * blocks < 4 * threads && rows * blocks % threads != 0) ++blocks;
   const int64_t channels = (D + blocks - 1) / blocks;
-  return std::min(kChannels, (channels + kFewChannels - 1) / kFewChannels * kFewChannels);
+  return std::min(kChannels, (channels + kChannelStep - 1) / kChannelStep * kChannelStep);
 }
 
 // body(row, first channel, channels)

@@ -5,21 +5,35 @@
 
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace strata {
 namespace prepare_process_test {
 
+// A variable of the environment, as it was at the end of the scope.
+class Variable {
+ public:
+  explicit Variable(const char* name) : name_(name) {
+    if (const char* value = std::getenv(name)) before_ = value;
+    ::unsetenv(name);
+  }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+  ~Variable() { before_ ? ::setenv(name_, before_->c_str(), 1) : ::unsetenv(name_); }
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
 TEST(PrepareProcess, AsksMklForTheSameBitsUnlessToldOtherwise) {
-  const char* set = std::getenv("MKL_CBWR");
-  const std::string before = set != nullptr ? set : "";
-  ::unsetenv("MKL_CBWR");
+  const Variable mkl("MKL_CBWR");
   prepare_process();
   EXPECT_STREQ(std::getenv("MKL_CBWR"), "AUTO");
   ::setenv("MKL_CBWR", "COMPATIBLE", 1);
   prepare_process();
   EXPECT_STREQ(std::getenv("MKL_CBWR"), "COMPATIBLE");
-  set != nullptr ? ::setenv("MKL_CBWR", before.c_str(), 1) : ::unsetenv("MKL_CBWR");
 }
 
 long page_faults() {
@@ -31,9 +45,7 @@ long page_faults() {
 // 64 MiB, a byte of each page written, then freed; again and again. 16384 pages of 4 KiB each time
 // when they go back to the system.
 TEST(PrepareProcess, FreedMemoryStays) {
-  if (std::getenv("MALLOC_MMAP_THRESHOLD_") != nullptr ||
-      std::getenv("MALLOC_TRIM_THRESHOLD_") != nullptr)
-    GTEST_SKIP() << "the environment says how memory is kept";
+  const Variable mmap("MALLOC_MMAP_THRESHOLD_"), trim("MALLOC_TRIM_THRESHOLD_");
   prepare_process();
   constexpr size_t kBytes = size_t{64} << 20;
   const auto use = [] {
