@@ -1,5 +1,6 @@
 #include "core/ops/gated_scan.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
@@ -104,6 +105,24 @@ TEST(GatedScan, EqualsTheRecurrenceForRandomLengthsAndSegments) {
     expect_same(run(ops::gated_scan, u, v, b, segments, h0),
                 run(ops::gated_scan_composite, u, v, b, segments, h0), 1e-11, name);
   }
+}
+
+// Channels are dealt to tasks by the number of threads: more channels than one task takes, few rows
+// for many threads.
+TEST(GatedScan, ChannelsMayBeCutAnywhere) {
+  const int before = at::get_num_threads();
+  for (const int64_t D : {1, 130, 1100}) {
+    const Tensor u = normal({3, 9, D}, "u"), v = normal({3, 9, D}, "v");
+    const Tensor b = normal({D}, "b").sigmoid(), h0 = normal({3, D}, "h0");
+    at::set_num_threads(1);
+    const auto one = run(ops::gated_scan, u, v, b, {}, h0);
+    expect_same(one, run(ops::gated_scan_composite, u, v, b, {}, h0), 1e-11, cat(D));
+    for (const int threads : {2, 5}) {
+      at::set_num_threads(threads);
+      expect_same(one, run(ops::gated_scan, u, v, b, {}, h0), 0, cat(D, " ", threads));
+    }
+  }
+  at::set_num_threads(before);
 }
 
 // Cut anywhere, the state carried over: packing, generation token by token.
